@@ -2,5 +2,5 @@
 //! requests.
 
 fn main() {
-    println!("{}", openorch_api::openapi::accepted(env!("CARGO_PKG_VERSION")));
+    println!("{}", openorch_api::openapi::permissive_document(env!("CARGO_PKG_VERSION")));
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::output::{AwaitedPieces, Encoded, EncodedBody, Output, OutputShape, Stream, once};
+use crate::output::{ChunkStream, Encoded, EncodedBody, Output, OutputSchema, Stream, single_chunk};
 
 /// The media type of an event stream.
 pub const EVENT_STREAM: &str = "text/event-stream";
@@ -23,7 +23,7 @@ pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
 /// 200 with events as they happen, until either side closes the stream. Besides events of type `T` a client may receive
 /// [`MissedEvents`]; it ignores events with unknown names.
 pub struct Events<T> {
-    pieces: AwaitedPieces,
+    pieces: ChunkStream,
     held: usize,
     types: PhantomData<fn() -> T>,
 }
@@ -42,24 +42,24 @@ impl Event for MissedEvents {
 
 impl<T: Event> Events<T> {
     /// `held`: approximate bytes of memory that `pieces` uses at any time.
-    pub fn new(pieces: AwaitedPieces, held: usize) -> Events<T> {
+    pub fn new(pieces: ChunkStream, held: usize) -> Events<T> {
         Events { pieces, held, types: PhantomData }
     }
 }
 
 impl<T: Event> Output for Events<T> {
     const STATUS: u16 = 200;
-    fn describe(generator: &mut SchemaGenerator) -> OutputShape {
+    fn describe(generator: &mut SchemaGenerator) -> OutputSchema {
         let schema = generator.subschema_for::<T>();
         let events = vec![(T::NAME, schema.clone()), (MissedEvents::NAME, generator.subschema_for::<MissedEvents>())];
-        OutputShape { status: 200, body: Some((EVENT_STREAM, schema)), stream: Some(Stream::Events(events)) }
+        OutputSchema { status: 200, body: Some((EVENT_STREAM, schema)), stream: Some(Stream::Events(events)) }
     }
     fn encode(self) -> Result<Option<Encoded>, serde_json::Error> {
         let Events { pieces, held, .. } = self;
-        Ok(Some(Encoded { content_type: EVENT_STREAM, body: EncodedBody::Awaited { pieces, held } }))
+        Ok(Some(Encoded { content_type: EVENT_STREAM, body: EncodedBody::Stream { pieces, held } }))
     }
     fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        Ok(Events::new(once(bytes), bytes.len()))
+        Ok(Events::new(single_chunk(bytes), bytes.len()))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 
-use crate::{check, slug};
+use crate::{schema_validator, slug};
 
 /// A slug ([`crate::Slug`]).
 pub fn slug(_: &mut SchemaGenerator) -> Schema {
@@ -65,12 +65,12 @@ pub fn owned_id(_: &mut SchemaGenerator) -> Schema {
 
 /// One-line human-readable text of at most `MAX` characters; may be empty.
 pub fn name<const MAX: usize>(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "maxLength": MAX, "format": check::NAME })
+    json_schema!({ "type": "string", "maxLength": MAX, "format": schema_validator::NAME_FORMAT })
 }
 
 /// The same, but not empty.
 pub fn given_name<const MAX: usize>(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "minLength": 1, "maxLength": MAX, "format": check::NAME })
+    json_schema!({ "type": "string", "minLength": 1, "maxLength": MAX, "format": schema_validator::NAME_FORMAT })
 }
 
 /// A list of at most `COUNT` names.

@@ -39,7 +39,7 @@ pub static RETRY_AFTER: Header = Header { name: "retry-after", description: "Sec
 pub static REQUEST_ID: Header = Header { name: "x-request-id", description: "The id of the request." };
 
 /// Request headers that every operation accepts, including those that the published system's web pages send.
-const COMMON: [&str; 7] = [
+const COMMON_REQUEST_HEADERS: [&str; 7] = [
     "accept",
     "accept-encoding",
     "authorization",
@@ -50,14 +50,14 @@ const COMMON: [&str; 7] = [
 ];
 
 /// The value of `Access-Control-Allow-Headers`: headers that a web page may send.
-pub fn allowed() -> String {
-    let read = crate::operations().flat_map(|row| row.headers()).map(|header| header.name);
-    joined(COMMON.into_iter().chain(read))
+pub fn cors_allow_headers() -> String {
+    let declared = crate::operations().flat_map(|row| row.all_request_headers()).map(|header| header.name);
+    joined(COMMON_REQUEST_HEADERS.into_iter().chain(declared))
 }
 
 /// The value of `Access-Control-Expose-Headers`: response headers that a web page may read.
-pub fn exposed() -> String {
-    let set = crate::operations().flat_map(|row| row.sets).map(|header| header.name);
+pub fn cors_expose_headers() -> String {
+    let set = crate::operations().flat_map(|row| row.response_headers).map(|header| header.name);
     joined([RETRY_AFTER.name, REQUEST_ID.name].into_iter().chain(set))
 }
 

@@ -11,7 +11,7 @@ use crate::strict;
 
 /// The parts of a request: path parameters in order and query pairs, both percent-decoded, and the JSON body.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Parts {
+pub struct RequestParts {
     pub path: Vec<String>,
     pub query: Vec<(String, String)>,
     pub body: Option<Value>,
@@ -29,7 +29,7 @@ impl fmt::Display for InvalidInput {
 
 /// The JSON Schemas of an input, for the OpenAPI document.
 #[derive(Default)]
-pub struct InputShape {
+pub struct InputSchema {
     /// Schemas of the path parameters in order.
     pub path: Vec<Schema>,
     /// An object schema whose properties are the query keys.
@@ -41,9 +41,9 @@ pub struct InputShape {
 pub trait Input: Sized + Send + 'static {
     /// Whether the operation reads a body.
     const HAS_BODY: bool;
-    fn describe(generator: &mut SchemaGenerator) -> InputShape;
-    fn decode(parts: &mut Parts) -> Result<Self, InvalidInput>;
-    fn encode(&self, parts: &mut Parts);
+    fn describe(generator: &mut SchemaGenerator) -> InputSchema;
+    fn decode(parts: &mut RequestParts) -> Result<Self, InvalidInput>;
+    fn encode(&self, parts: &mut RequestParts);
 }
 
 /// The JSON body. `null`, `{}` and no body are equivalent (decision "JSON input").
@@ -68,28 +68,28 @@ pub trait PathValue: Sized + Send + 'static {
 
 impl Input for () {
     const HAS_BODY: bool = false;
-    fn describe(_: &mut SchemaGenerator) -> InputShape {
-        InputShape::default()
+    fn describe(_: &mut SchemaGenerator) -> InputSchema {
+        InputSchema::default()
     }
-    fn decode(_: &mut Parts) -> Result<Self, InvalidInput> {
+    fn decode(_: &mut RequestParts) -> Result<Self, InvalidInput> {
         Ok(())
     }
-    fn encode(&self, _: &mut Parts) {}
+    fn encode(&self, _: &mut RequestParts) {}
 }
 
 impl<T: Serialize + DeserializeOwned + JsonSchema + Send + 'static> Input for Body<T> {
     const HAS_BODY: bool = true;
-    fn describe(generator: &mut SchemaGenerator) -> InputShape {
-        InputShape { body: Some(generator.subschema_for::<T>()), ..InputShape::default() }
+    fn describe(generator: &mut SchemaGenerator) -> InputSchema {
+        InputSchema { body: Some(generator.subschema_for::<T>()), ..InputSchema::default() }
     }
-    fn decode(parts: &mut Parts) -> Result<Self, InvalidInput> {
+    fn decode(parts: &mut RequestParts) -> Result<Self, InvalidInput> {
         let body = match parts.body.take() {
             None | Some(Value::Null) => Value::Object(Map::new()),
             Some(body) => body,
         };
         strict::read(body).map(Body).map_err(|reason| InvalidInput(format!("Invalid JSON: {reason}")))
     }
-    fn encode(&self, parts: &mut Parts) {
+    fn encode(&self, parts: &mut RequestParts) {
         // Serialization of a wire type cannot fail: it consists of strings, numbers, lists and objects.
         parts.body = serde_json::to_value(&self.0).ok();
     }
@@ -97,39 +97,39 @@ impl<T: Serialize + DeserializeOwned + JsonSchema + Send + 'static> Input for Bo
 
 impl<T: PathValue> Input for Path<T> {
     const HAS_BODY: bool = false;
-    fn describe(_: &mut SchemaGenerator) -> InputShape {
+    fn describe(_: &mut SchemaGenerator) -> InputSchema {
         let schema = schemars::json_schema!({
             "type": "string",
             "minLength": 1,
             "maxLength": T::MAX_LENGTH,
             "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f]*$"
         });
-        InputShape { path: vec![schema], ..InputShape::default() }
+        InputSchema { path: vec![schema], ..InputSchema::default() }
     }
-    fn decode(parts: &mut Parts) -> Result<Self, InvalidInput> {
+    fn decode(parts: &mut RequestParts) -> Result<Self, InvalidInput> {
         if parts.path.is_empty() {
             return Err(InvalidInput("the path lacks a parameter".into()));
         }
         T::parse(parts.path.remove(0)).map(Path)
     }
-    fn encode(&self, parts: &mut Parts) {
+    fn encode(&self, parts: &mut RequestParts) {
         parts.path.push(self.0.text().to_owned());
     }
 }
 
 impl<T: Serialize + DeserializeOwned + JsonSchema + Send + 'static> Input for Query<T> {
     const HAS_BODY: bool = false;
-    fn describe(generator: &mut SchemaGenerator) -> InputShape {
-        InputShape { query: Some(generator.subschema_for::<T>()), ..InputShape::default() }
+    fn describe(generator: &mut SchemaGenerator) -> InputSchema {
+        InputSchema { query: Some(generator.subschema_for::<T>()), ..InputSchema::default() }
     }
-    fn decode(parts: &mut Parts) -> Result<Self, InvalidInput> {
-        let mut named = HashSet::new();
-        let first = parts.query.drain(..).filter(|(key, _)| named.insert(key.clone())).collect();
+    fn decode(parts: &mut RequestParts) -> Result<Self, InvalidInput> {
+        let mut seen = HashSet::new();
+        let first = parts.query.drain(..).filter(|(key, _)| seen.insert(key.clone())).collect();
         strict::read_query(first)
             .map(Query)
             .map_err(|reason| InvalidInput(format!("the query cannot be read: {reason}")))
     }
-    fn encode(&self, parts: &mut Parts) {
+    fn encode(&self, parts: &mut RequestParts) {
         if let Ok(Value::Object(fields)) = serde_json::to_value(&self.0) {
             for (key, value) in fields {
                 match value {
@@ -146,8 +146,8 @@ macro_rules! pairs {
     ($(($($part:ident $index:tt),+);)*) => {
         $(impl<$($part: Input),+> Input for ($($part,)+) {
             const HAS_BODY: bool = $($part::HAS_BODY)||+;
-            fn describe(generator: &mut SchemaGenerator) -> InputShape {
-                let mut whole = InputShape::default();
+            fn describe(generator: &mut SchemaGenerator) -> InputSchema {
+                let mut whole = InputSchema::default();
                 $({
                     let part = $part::describe(generator);
                     whole.path.extend(part.path);
@@ -156,10 +156,10 @@ macro_rules! pairs {
                 })+
                 whole
             }
-            fn decode(parts: &mut Parts) -> Result<Self, InvalidInput> {
+            fn decode(parts: &mut RequestParts) -> Result<Self, InvalidInput> {
                 Ok(($($part::decode(parts)?,)+))
             }
-            fn encode(&self, parts: &mut Parts) {
+            fn encode(&self, parts: &mut RequestParts) {
                 $(self.$index.encode(parts);)+
             }
         })*
@@ -223,7 +223,7 @@ pub fn check_name(what: &str, text: &str, limit: usize) -> Result<(), InvalidInp
 
 /// Rejects text that contains [hidden](crate::text::hidden) characters.
 pub fn refuse_hidden(what: &str, text: &str) -> Result<(), InvalidInput> {
-    match crate::text::hidden(text) {
+    match crate::text::first_hidden(text) {
         None => Ok(()),
         Some(letter) => Err(InvalidInput(format!(
             "{what} contains the character U+{:04X}, which is invisible and can make one text look like another; leave it out",
@@ -253,8 +253,8 @@ mod tests {
 
     #[test]
     fn a_path_parameter_is_named_as_in_the_path() {
-        let told = check_parameter("UserId", &"x".repeat(129), 128).unwrap_err().0;
-        assert_eq!(told, "userId has 129 characters; at most 128 are allowed");
+        let message = check_parameter("UserId", &"x".repeat(129), 128).unwrap_err().0;
+        assert_eq!(message, "userId has 129 characters; at most 128 are allowed");
         assert!(check_parameter("UserId", "usr_1", 128).is_ok());
     }
 }

@@ -28,24 +28,24 @@ impl Limits {
 
 /// Why a text was rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum JsonError {
     Invalid(InvalidInput),
     /// It has more values than [`Limits::values`], whose value is given here.
     TooManyValues(usize),
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for JsonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refused::Invalid(reason) => reason.fmt(f),
-            Refused::TooManyValues(most) => write!(f, "the JSON text contains more than {most} values"),
+            JsonError::Invalid(reason) => reason.fmt(f),
+            JsonError::TooManyValues(most) => write!(f, "the JSON text contains more than {most} values"),
         }
     }
 }
 
 /// Parses one JSON value within the limits. `Ok(None)` for an empty text or one of white space only.
-pub fn parse(bytes: &[u8], limits: Limits) -> Result<Option<Value>, Refused> {
-    let invalid = |reason: String| Refused::Invalid(InvalidInput(format!("Invalid JSON: {reason}")));
+pub fn parse(bytes: &[u8], limits: Limits) -> Result<Option<Value>, JsonError> {
+    let invalid = |reason: String| JsonError::Invalid(InvalidInput(format!("Invalid JSON: {reason}")));
     let text = std::str::from_utf8(bytes)
         .map_err(|error| invalid(format!("byte {} is not UTF-8; send the text in UTF-8", error.valid_up_to())))?;
     if text.bytes().all(|byte| byte.is_ascii_whitespace()) {
@@ -53,20 +53,20 @@ pub fn parse(bytes: &[u8], limits: Limits) -> Result<Option<Value>, Refused> {
     }
     let mut reader = serde_json::Deserializer::from_str(text);
     let count = Cell::new(0);
-    let strict = Strict { depth: 0, limits, count: &count };
+    let strict = StrictVisitor { depth: 0, limits, count: &count };
     match strict.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value)) {
         Ok(value) => Ok(Some(value)),
-        Err(_) if count.get() > limits.values => Err(Refused::TooManyValues(limits.values)),
+        Err(_) if count.get() > limits.values => Err(JsonError::TooManyValues(limits.values)),
         Err(error) => Err(invalid(error.to_string())),
     }
 }
 
 /// Upper bound in bytes of the memory that [`parse`] and the deserialization after it may allocate, estimated in one
 /// pass over the text: a map with one entry allocates a whole B-tree node, a list with one element capacity for four.
-pub fn memory_of(bytes: &[u8], limits: Limits) -> usize {
-    const NODE: usize = 700;
-    const LIST: usize = 160;
-    const VALUE: usize = 150;
+pub fn estimate_memory(bytes: &[u8], limits: Limits) -> usize {
+    const BYTES_PER_OBJECT: usize = 700;
+    const BYTES_PER_LIST: usize = 160;
+    const BYTES_PER_VALUE: usize = 150;
     let (mut objects, mut lists, mut values) = (0_usize, 0_usize, 0_usize);
     for byte in bytes {
         match byte {
@@ -76,8 +76,8 @@ pub fn memory_of(bytes: &[u8], limits: Limits) -> usize {
             _ => {}
         }
     }
-    let most = |count: usize| count.min(limits.values);
-    bytes.len() + NODE * most(objects) + LIST * most(lists) + VALUE * most(values)
+    let capped = |count: usize| count.min(limits.values);
+    bytes.len() + BYTES_PER_OBJECT * capped(objects) + BYTES_PER_LIST * capped(lists) + BYTES_PER_VALUE * capped(values)
 }
 
 /// The number of values in `value`, as [`Limits::values`] counts them.
@@ -99,23 +99,23 @@ pub fn is_within_depth(value: &Value, depth: usize) -> bool {
 }
 
 #[derive(Clone, Copy)]
-struct Strict<'a> {
+struct StrictVisitor<'a> {
     depth: usize,
     limits: Limits,
     /// Number of values started so far, in the whole text.
     count: &'a Cell<usize>,
 }
 
-impl Strict<'_> {
-    fn deeper<E: de::Error>(self) -> Result<Self, E> {
+impl StrictVisitor<'_> {
+    fn nested<E: de::Error>(self) -> Result<Self, E> {
         if self.depth == self.limits.depth {
             return Err(E::custom(format_args!("nested deeper than {} levels", self.limits.depth)));
         }
-        Ok(Strict { depth: self.depth + 1, ..self })
+        Ok(StrictVisitor { depth: self.depth + 1, ..self })
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Strict<'_> {
+impl<'de> DeserializeSeed<'de> for StrictVisitor<'_> {
     type Value = Value;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         self.count.set(self.count.get() + 1);
@@ -126,7 +126,7 @@ impl<'de> DeserializeSeed<'de> for Strict<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Strict<'_> {
+impl<'de> Visitor<'de> for StrictVisitor<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -165,7 +165,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(self.deeper()?)? {
+        while let Some(item) = items.next_element_seed(self.nested()?)? {
             list.push(item);
         }
         Ok(Value::Array(list))
@@ -179,7 +179,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
             if object.contains_key(&key) {
                 return Err(de::Error::custom(format_args!("the key `{key}` appears twice")));
             }
-            let value = fields.next_value_seed(self.deeper()?)?;
+            let value = fields.next_value_seed(self.nested()?)?;
             object.insert(key, value);
         }
         Ok(Value::Object(object))
@@ -229,9 +229,9 @@ mod tests {
         ] {
             let read = parse(text.as_bytes(), limits);
             assert_eq!(read.is_ok(), good, "{text}");
-            assert!(good || read == Err(Refused::TooManyValues(5)), "{text}");
+            assert!(good || read == Err(JsonError::TooManyValues(5)), "{text}");
         }
         // A syntax error before the limit is reached is reported as invalid JSON.
-        assert!(matches!(parse(b"[1,,,,,,,,,]", limits), Err(Refused::Invalid(_))));
+        assert!(matches!(parse(b"[1,,,,,,,,,]", limits), Err(JsonError::Invalid(_))));
     }
 }

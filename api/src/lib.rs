@@ -3,14 +3,13 @@
 //! on no web framework.
 
 pub mod audit;
-mod check;
 pub mod error;
 pub mod events;
 pub mod form;
 pub mod header;
 pub mod input;
+pub mod input_keys;
 pub mod json;
-pub mod keys;
 pub mod op;
 pub mod openapi;
 pub mod output;
@@ -18,19 +17,22 @@ pub mod platform;
 pub mod policy;
 pub mod query;
 pub mod registry;
+mod schema_validator;
 pub mod slug;
 mod strict;
 pub mod text;
 pub mod time;
 pub mod user;
 
-pub use check::Checker;
 pub use error::ErrorCode;
 pub use events::Events;
-pub use input::{Body, Input, InvalidInput, Parts, Path, Query};
-pub use keys::Keys;
-pub use op::{Access, Condition, Effect, Exempt, Guard, Method, Op, Permission, Repeat, Row};
-pub use output::{Created, Document, Download, Html, Json, NoContent, Output, Samples, SharedJson};
+pub use input::{Body, Input, InvalidInput, Path, Query, RequestParts};
+pub use input_keys::InputKeys;
+pub use op::{
+    Access, Condition, Effect, Exempt, Idempotency, Method, Op, Operation, Permission, PermissionRequirement,
+};
+pub use output::{Created, Download, Html, Json, NoContent, Output, PrometheusText, SharedDocument, SharedJson};
+pub use schema_validator::SchemaValidator;
 pub use slug::Slug;
 pub use time::Time;
 
@@ -39,7 +41,7 @@ pub struct Service {
     /// The first segment of its paths and the slug of its account.
     pub slug: &'static str,
     pub name: &'static str,
-    pub operations: &'static [&'static Row],
+    pub operations: &'static [&'static Operation],
     pub permissions: &'static [&'static Permission],
     /// The error codes that this service declares.
     pub errors: &'static [&'static ErrorCode],
@@ -49,7 +51,7 @@ pub struct Service {
 pub static SERVICES: &[&Service] = &[&platform::SERVICE, &user::SERVICE, &registry::SERVICE, &policy::SERVICE];
 
 /// Every operation of every service.
-pub fn operations() -> impl Iterator<Item = &'static Row> {
+pub fn operations() -> impl Iterator<Item = &'static Operation> {
     SERVICES.iter().flat_map(|service| service.operations.iter().copied())
 }
 

@@ -10,8 +10,8 @@ use crate::{
     ErrorCode,
     error::{access, platform, repeat, request},
     header::{self, Header},
-    input::{Input, InputShape},
-    output::{self, Output, OutputShape, Stream},
+    input::{Input, InputSchema},
+    output::{self, Output, OutputSchema, Stream},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,7 +42,7 @@ pub enum Effect {
 
 /// Whether an operation is idempotent, which determines whether a client may retry it (decision "Idempotency keys").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repeat {
+pub enum Idempotency {
     /// Idempotent by itself: a repeated call leaves the same state, though its response may differ.
     Natural,
     /// Idempotent with the header `Idempotency-Key`: a repeated call receives the response of the first one. The operation
@@ -52,13 +52,13 @@ pub enum Repeat {
     Never,
 }
 
-impl Repeat {
+impl Idempotency {
     /// The value of `x-repeat` in the OpenAPI document.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Repeat::Natural => "natural",
-            Repeat::Keyed => "keyed",
-            Repeat::Never => "never",
+            Idempotency::Natural => "natural",
+            Idempotency::Keyed => "keyed",
+            Idempotency::Never => "never",
         }
     }
 }
@@ -73,11 +73,11 @@ pub struct Permission {
     pub granted_to: &'static [&'static str],
     /// Whether it applies to resources that belong to no app, or to all apps. Such a permission counts only if the account
     /// has it in the default app or in all apps.
-    pub of_all_apps: bool,
+    pub platform_scoped: bool,
 }
 
 /// [`Permission::platform_scoped`], as an argument of the macro `permissions!`.
-pub const OF_ALL_APPS: bool = true;
+pub const PLATFORM_SCOPED: bool = true;
 
 /// Who may call an operation.
 #[derive(Clone, Copy, Debug)]
@@ -85,14 +85,14 @@ pub enum Access {
     Public,
     /// Any account with a valid token.
     SignedIn,
-    Needs(Guard),
+    Needs(PermissionRequirement),
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Guard {
+pub struct PermissionRequirement {
     pub permission: &'static Permission,
     /// Slugs of built-in services that may call the operation without the permission.
-    pub also_slugs: &'static [&'static str],
+    pub exempt_slugs: &'static [&'static str],
     /// Other callers that do not need the permission.
     pub exempt: Exempt,
 }
@@ -102,15 +102,15 @@ pub struct Guard {
 #[derive(Debug)]
 pub struct Condition {
     /// The callers that satisfy it, for the OpenAPI document: "an admin of the organization".
-    pub who: &'static str,
+    pub allowed_callers: &'static str,
     /// The error for other callers.
-    pub refusal: &'static ErrorCode,
+    pub error: &'static ErrorCode,
 }
 
 /// Callers that do not need the permission. The service binds a function that finds the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exempt {
-    Nobody,
+    None,
     /// The owner of the resource that the input names.
     Owner,
     /// The account that the input names, or the account that the named resource concerns; the caller if none is named.
@@ -119,12 +119,12 @@ pub enum Exempt {
 
 impl Access {
     pub const fn needs(permission: &'static Permission) -> Access {
-        Access::Needs(Guard { permission, also_slugs: &[], exempt: Exempt::Nobody })
+        Access::Needs(PermissionRequirement { permission, exempt_slugs: &[], exempt: Exempt::None })
     }
 
     pub const fn or_slugs(self, also_slugs: &'static [&'static str]) -> Access {
         match self {
-            Access::Needs(guard) => Access::Needs(Guard { also_slugs, ..guard }),
+            Access::Needs(guard) => Access::Needs(PermissionRequirement { exempt_slugs: also_slugs, ..guard }),
             other => other,
         }
     }
@@ -140,14 +140,14 @@ impl Access {
 
     const fn exempting(self, exempt: Exempt) -> Access {
         match self {
-            Access::Needs(guard) => Access::Needs(Guard { exempt, ..guard }),
+            Access::Needs(guard) => Access::Needs(PermissionRequirement { exempt, ..guard }),
             other => other,
         }
     }
 }
 
 /// The declaration of one operation, without its input and output types.
-pub struct Row {
+pub struct Operation {
     /// The operation id in the OpenAPI document, logs, metrics and `oo call`.
     pub id: &'static str,
     pub method: Method,
@@ -162,45 +162,45 @@ pub struct Row {
     /// `None`: derived from the method (GET reads, all others write).
     pub effect: Option<Effect>,
     /// Required for operations that write; reads are [`Natural`](Idempotency::Natural).
-    pub repeat: Option<Repeat>,
+    pub repeat: Option<Idempotency>,
     /// Whether a call that changes something or is refused is written to the audit log.
     pub audited: bool,
     /// JSON pointers into the body whose values are targets in the audit log, besides the path parameters. `*` stands for
     /// each element of a list. Never points to a secret.
-    pub target: &'static [&'static str],
+    pub audit_targets: &'static [&'static str],
     /// Whether it may be called with a delegated token (decision "Delegated tokens").
     pub delegated: bool,
     /// Whether it ends sessions. Such calls are exempt from the write rate limit of the account, so that the holder of a
     /// stolen token cannot prevent the owner from revoking it.
     pub ends_sessions: bool,
     /// Request headers that it reads, besides the common ones and `Idempotency-Key` of [`Idempotency::Keyed`].
-    pub reads: &'static [&'static Header],
+    pub request_headers: &'static [&'static Header],
     /// Headers of its success response, besides the common ones.
-    pub sets: &'static [&'static Header],
+    pub response_headers: &'static [&'static Header],
     /// Error codes besides those implied by access, input and the state of the daemon.
     pub errors: &'static [&'static ErrorCode],
     /// Whether the response may be a long list. It is built and encoded on a blocking thread, so that it does not block the
     /// async workers. A test of the table names the lists that are always short.
-    pub long_answer: bool,
+    pub long_response: bool,
     /// Whether one call may be expensive. It also runs on a blocking thread, and callers are scheduled fairly.
     pub heavy: bool,
     /// Maximum body size in bytes as sent; `None`: the limit from the settings. Decompressed, the body may be
     /// [`MAX_DECOMPRESSION_RATIO`] times as large.
-    pub body_limit: Option<usize>,
+    pub max_body_bytes: Option<usize>,
     /// Maximum number of JSON values in the body; `None`: the limit from the settings.
     pub max_values: Option<usize>,
     /// Rewrites alternative forms of the body (those of the successor API) into the canonical one, before decoding.
-    pub normalise: Option<fn(&mut Value)>,
-    pub input: fn(&mut SchemaGenerator) -> InputShape,
-    pub output: fn(&mut SchemaGenerator) -> OutputShape,
+    pub normalize_body: Option<fn(&mut Value)>,
+    pub input: fn(&mut SchemaGenerator) -> InputSchema,
+    pub output: fn(&mut SchemaGenerator) -> OutputSchema,
 }
 
 /// Default maximum size of a JSON body in bytes as sent (decision "Limits").
-pub const BODY_LIMIT: usize = 4 << 20;
+pub const DEFAULT_MAX_BODY_BYTES: usize = 4 << 20;
 /// A decompressed body may be this many times the maximum size of the compressed one.
-pub const UNPACKED_FACTOR: usize = 4;
+pub const MAX_DECOMPRESSION_RATIO: usize = 4;
 
-impl Row {
+impl Operation {
     pub fn effect(&self) -> Effect {
         match (self.effect, self.method) {
             (Some(effect), _) => effect,
@@ -210,33 +210,33 @@ impl Row {
     }
 
     /// Whether the operation is idempotent, with the default for reads applied.
-    pub fn repeats(&self) -> Repeat {
+    pub fn idempotency(&self) -> Idempotency {
         match (self.repeat, self.effect()) {
             (Some(repeat), _) => repeat,
-            (None, Effect::Read) => Repeat::Natural,
-            (None, Effect::Write) => Repeat::Never,
+            (None, Effect::Read) => Idempotency::Natural,
+            (None, Effect::Write) => Idempotency::Never,
         }
     }
 
     /// The request headers that it reads, besides the common ones.
-    pub fn headers(&self) -> impl Iterator<Item = &'static Header> {
-        let key = (self.repeats() == Repeat::Keyed).then_some(&header::IDEMPOTENCY_KEY);
-        self.reads.iter().copied().chain(key)
+    pub fn all_request_headers(&self) -> impl Iterator<Item = &'static Header> {
+        let key = (self.idempotency() == Idempotency::Keyed).then_some(&header::IDEMPOTENCY_KEY);
+        self.request_headers.iter().copied().chain(key)
     }
 
     /// The first sentence of the documentation, without the full stop.
     pub fn summary(&self) -> String {
-        let (summary, _) = self.sentences();
+        let (summary, _) = self.split_doc();
         summary.trim_end_matches('.').to_owned()
     }
 
     /// The documentation after its first sentence; may be empty.
     pub fn description(&self) -> String {
-        self.sentences().1
+        self.split_doc().1
     }
 
     /// The first sentence on one line, and the rest with its line breaks.
-    fn sentences(&self) -> (String, String) {
+    fn split_doc(&self) -> (String, String) {
         let doc = self.doc.trim();
         let paragraph = doc.split("\n\n").next().unwrap_or_default();
         // The sentence ends at a full stop before white space; these texts contain no abbreviations.
@@ -252,7 +252,7 @@ impl Row {
 
     /// The error codes implied by access and by `input`, followed by the declared ones. Any operation may also return
     /// [`platform::ERRORS`] and [`request::INVALID_URL`], which are not included.
-    pub fn refusals(&self, input: &InputShape) -> Vec<&'static ErrorCode> {
+    pub fn error_codes(&self, input: &InputSchema) -> Vec<&'static ErrorCode> {
         let mut list = Vec::new();
         if input.body.is_some() || input.query.is_some() || !input.path.is_empty() {
             list.extend([&request::INVALID_INPUT, &request::UNUSABLE_VALUE]);
@@ -268,7 +268,7 @@ impl Row {
                 list.push(&request::DOCUMENT_TOO_LARGE);
             }
         }
-        if self.long_answer {
+        if self.long_response {
             list.push(&request::LIST_TOO_LONG);
         }
         if matches!(self.stream(), Some(Stream::Events(_))) {
@@ -293,7 +293,7 @@ impl Row {
                 list.push(&access::NOT_DELEGATED);
             }
         }
-        if self.repeats() == Repeat::Keyed {
+        if self.idempotency() == Idempotency::Keyed {
             list.extend(repeat::ERRORS);
         }
         if let Access::Needs(guard) = self.access {
@@ -301,30 +301,30 @@ impl Row {
                 list.push(&access::RIGHT_LOST_MEANWHILE);
             }
             list.push(match guard.exempt {
-                Exempt::Nobody => &access::PERMISSION_MISSING,
+                Exempt::None => &access::PERMISSION_MISSING,
                 Exempt::Owner | Exempt::Account => &access::NOT_OWNER,
             });
         }
-        list.extend(self.condition.map(|condition| condition.refusal));
+        list.extend(self.condition.map(|condition| condition.error));
         list.extend(self.errors.iter().filter(|code| !list.contains(code)).copied().collect::<Vec<_>>());
         list
     }
 
     /// Whether the operation may return this error code.
-    pub fn may_refuse(&self, code: &ErrorCode) -> bool {
+    pub fn may_return_error(&self, code: &ErrorCode) -> bool {
         let input = (self.input)(&mut SchemaGenerator::default());
-        platform::ERRORS.contains(&code) || *code == request::INVALID_URL || self.refusals(&input).contains(&code)
+        platform::ERRORS.contains(&code) || *code == request::INVALID_URL || self.error_codes(&input).contains(&code)
     }
 
     /// Whether its response contains a session token, with which its reader can act as the account.
-    pub fn answers_token(&self) -> bool {
+    pub fn returns_token(&self) -> bool {
         let mut generator = SchemaGenerator::default();
         (self.output)(&mut generator);
         generator.definitions().contains_key("AuthToken")
     }
 
     /// Whether its response is JSON or has no body.
-    pub fn answers_json(&self) -> bool {
+    pub fn returns_json(&self) -> bool {
         let output = (self.output)(&mut SchemaGenerator::default());
         output.body.is_none_or(|(content_type, _)| content_type == output::JSON)
     }
@@ -342,12 +342,12 @@ impl Row {
 
 /// An operation with its input and output types, so that a handler of the wrong type does not compile.
 pub struct Op<I, O> {
-    pub row: &'static Row,
+    pub row: &'static Operation,
     types: PhantomData<fn(I) -> O>,
 }
 
 impl<I: Input, O: Output> Op<I, O> {
-    pub const fn new(row: &'static Row) -> Op<I, O> {
+    pub const fn new(row: &'static Operation) -> Op<I, O> {
         Op { row, types: PhantomData }
     }
 }
@@ -380,7 +380,7 @@ macro_rules! ops {
         $(
             $(#[doc = $doc])+
             pub const $name: $crate::Op<$crate::ops!(@input $($input)?), $output> = {
-                const ROW: &$crate::Row = &$crate::Row {
+                const ROW: &$crate::Operation = &$crate::Operation {
                 id: $id,
                 method: $crate::ops!(@method $method),
                 path: $path,
@@ -388,13 +388,13 @@ macro_rules! ops {
                 input: <$crate::ops!(@input $($input)?) as $crate::Input>::describe,
                 output: <$output as $crate::Output>::describe,
                 $($field: $value,)*
-                ..$crate::op::TEMPLATE
+                ..$crate::op::DEFAULT
                 };
                 $crate::Op::new(ROW)
             };
         )*
         /// The rows of this service, in the order of the contract.
-        pub static OPERATIONS: &[&$crate::Row] = &[$($name.row),*];
+        pub static OPERATIONS: &[&$crate::Operation] = &[$($name.row),*];
     };
     (@input) => { () };
     (@input $input:ty) => { $input };
@@ -405,32 +405,32 @@ macro_rules! ops {
 }
 
 /// Default values for the fields of a row. Access is denied unless the row declares it.
-pub const TEMPLATE: Row = Row {
+pub const DEFAULT: Operation = Operation {
     id: "",
     method: Method::Get,
     path: "",
     aliases: &[],
     doc: "",
-    access: Access::Needs(Guard {
-        permission: &Permission { id: "", description: "", granted_to: &[], of_all_apps: false },
-        also_slugs: &[],
-        exempt: Exempt::Nobody,
+    access: Access::Needs(PermissionRequirement {
+        permission: &Permission { id: "", description: "", granted_to: &[], platform_scoped: false },
+        exempt_slugs: &[],
+        exempt: Exempt::None,
     }),
     condition: None,
     effect: None,
     repeat: None,
     audited: false,
-    target: &[],
+    audit_targets: &[],
     delegated: false,
     ends_sessions: false,
-    reads: &[],
-    sets: &[],
+    request_headers: &[],
+    response_headers: &[],
     errors: &[],
-    long_answer: false,
+    long_response: false,
     heavy: false,
-    body_limit: None,
+    max_body_bytes: None,
     max_values: None,
-    normalise: None,
+    normalize_body: None,
     input: <() as Input>::describe,
     output: <crate::NoContent as Output>::describe,
 };
@@ -445,7 +445,7 @@ macro_rules! permissions {
                 id: $id,
                 description: $description,
                 granted_to: &[$($crate::role::$role),*],
-                of_all_apps: [$($crate::op::$reach,)? false][0],
+                platform_scoped: [$($crate::op::$reach,)? false][0],
             };
         )*
         /// The permissions of this service; seeded when the daemon first starts.

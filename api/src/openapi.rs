@@ -6,10 +6,11 @@ use schemars::{Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Access, Effect, ErrorCode, Exempt, Row, Service, check,
+    Access, Effect, ErrorCode, Exempt, Operation, Service,
     header::{self, Header},
-    input::InputShape,
+    input::InputSchema,
     output::Stream,
+    schema_validator,
 };
 
 /// Generates the whole document. This takes some milliseconds, so the result should be cached.
@@ -29,12 +30,12 @@ pub fn document(version: &str) -> Value {
                 let is_alias = *path != row.path;
                 let item = paths.entry(*path).or_insert_with(|| json!({}));
                 let mut operation = operation(service, row, is_alias, &mut generator);
-                qualify(&mut operation, &prefix(service));
+                qualify_references(&mut operation, &prefix(service));
                 item[row.method.as_str().to_lowercase()] = operation;
             }
         }
         for (name, mut schema) in generator.take_definitions(true) {
-            qualify(&mut schema, &prefix(service));
+            qualify_references(&mut schema, &prefix(service));
             schemas.insert(format!("{}.{name}", prefix(service)), schema);
         }
     }
@@ -64,7 +65,7 @@ pub fn document(version: &str) -> Value {
             "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" } }
         }
     });
-    leave_out_null(&mut document);
+    remove_null_types(&mut document);
     let errors = crate::errors()
         .map(|code| json!({ "code": code.id, "status": code.status, "cause": code.cause, "remedy": code.remedy }));
     document["x-errors"] = errors.collect();
@@ -73,10 +74,10 @@ pub fn document(version: &str) -> Value {
 
 /// A variant of the document that describes all accepted input instead of the recommended form: `null` for optional
 /// fields, and the full range of integers. Tests generate requests from it.
-pub fn accepted(version: &str) -> Value {
+pub fn permissive_document(version: &str) -> Value {
     let mut document = document(version);
     if let Some(Value::Object(schemas)) = document.pointer_mut(SCHEMAS) {
-        schemas.values_mut().for_each(accept);
+        schemas.values_mut().for_each(add_accepted_forms);
     }
     for operation in document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut()) {
         for operation in operation.as_object_mut().into_iter().flat_map(|methods| methods.values_mut()) {
@@ -84,57 +85,57 @@ pub fn accepted(version: &str) -> Value {
                 continue;
             };
             let schema = &mut body["content"]["application/json"]["schema"];
-            *schema = or_null(schema.take());
+            *schema = nullable(schema.take());
         }
     }
     document
 }
 
 /// Adds the other accepted values to a schema and its nested schemas.
-fn accept(schema: &mut Value) {
+fn add_accepted_forms(schema: &mut Value) {
     let Value::Object(fields) = schema else { return };
     if fields.get("type").is_some_and(|kind| kind == "integer") {
-        let (min, max) = check::integer_range(fields.get("format").and_then(Value::as_str));
+        let (min, max) = schema_validator::integer_range(fields.get("format").and_then(Value::as_str));
         fields.entry("minimum").or_insert(min.into());
         fields.entry("maximum").or_insert(max.into());
     }
     let required = fields.get("required").cloned().unwrap_or_default();
     let is_required = |name: &str| required.as_array().is_some_and(|names| names.iter().any(|one| one == name));
     for (name, property) in fields.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
-        accept(property);
+        add_accepted_forms(property);
         if !is_required(name) {
-            *property = or_null(property.take());
+            *property = nullable(property.take());
         }
     }
     for key in ["items", "additionalProperties"] {
-        fields.get_mut(key).into_iter().for_each(accept);
+        fields.get_mut(key).into_iter().for_each(add_accepted_forms);
     }
 }
 
-fn or_null(schema: Value) -> Value {
+fn nullable(schema: Value) -> Value {
     json!({ "anyOf": [schema, { "type": "null" }] })
 }
 
 const SCHEMAS: &str = "/components/schemas";
 /// The schema that all services share.
-const ERROR: &str = "#/components/schemas/Error";
+const ERROR_SCHEMA: &str = "#/components/schemas/Error";
 
 /// Adds the service prefix to schema references.
-fn qualify(value: &mut Value, prefix: &str) {
+fn qualify_references(value: &mut Value, prefix: &str) {
     match value {
         Value::Object(fields) => {
             for (key, inner) in fields.iter_mut() {
                 match inner {
-                    Value::String(reference) if key == "$ref" && reference != ERROR => {
+                    Value::String(reference) if key == "$ref" && reference != ERROR_SCHEMA => {
                         if let Some(name) = reference.strip_prefix("#/components/schemas/") {
                             *reference = format!("#{SCHEMAS}/{prefix}.{name}");
                         }
                     }
-                    inner => qualify(inner, prefix),
+                    inner => qualify_references(inner, prefix),
                 }
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| qualify(item, prefix)),
+        Value::Array(items) => items.iter_mut().for_each(|item| qualify_references(item, prefix)),
         _ => {}
     }
 }
@@ -143,7 +144,7 @@ fn prefix(service: &Service) -> String {
     service.slug.replace('-', "_")
 }
 
-fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut SchemaGenerator) -> Value {
+fn operation(service: &Service, row: &Operation, is_alias: bool, generator: &mut SchemaGenerator) -> Value {
     let input = (row.input)(generator);
     let output = (row.output)(generator);
     let mut operation = json!({
@@ -153,7 +154,7 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
         "summary": row.summary(),
         "description": row.doc.lines().map(str::trim).collect::<Vec<_>>().join("\n").trim(),
         "x-effect": match row.effect() { Effect::Read => "read", Effect::Write => "write" },
-        "x-repeat": row.repeats().as_str(),
+        "x-repeat": row.idempotency().as_str(),
     });
     let parameters = parameters(row, &input);
     if !parameters.is_empty() {
@@ -172,16 +173,16 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
             operation["security"] = json!([{ "bearer": [] }]);
             operation["x-permission"] = guard.permission.id.into();
             match guard.exempt {
-                Exempt::Nobody => {}
+                Exempt::None => {}
                 Exempt::Owner => operation["x-owner-may"] = true.into(),
                 Exempt::Account => operation["x-account-itself-may"] = true.into(),
             }
         }
     }
     if let Some(condition) = row.condition {
-        operation["x-condition"] = condition.who.into();
+        operation["x-condition"] = condition.allowed_callers.into();
     }
-    if let Some(page) = page(&input, output.body.as_ref().map(|(_, schema)| schema), generator) {
+    if let Some(page) = pagination(&input, output.body.as_ref().map(|(_, schema)| schema), generator) {
         operation["x-page"] = page;
     }
     if let Some(stream) = &output.stream {
@@ -196,16 +197,19 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
     if let Some((content_type, schema)) = output.body {
         success["content"] = json!({ content_type: { "schema": schema } });
     }
-    if !row.sets.is_empty() {
-        success["headers"] =
-            row.sets.iter().map(|header| (header.name.to_owned(), described(header, "string"))).collect();
+    if !row.response_headers.is_empty() {
+        success["headers"] = row
+            .response_headers
+            .iter()
+            .map(|header| (header.name.to_owned(), header_object(header, "string")))
+            .collect();
     }
     responses.insert(output.status.to_string(), success);
-    if row.reads.iter().any(|read| read.name == header::IF_NONE_MATCH.name) {
+    if row.request_headers.iter().any(|read| read.name == header::IF_NONE_MATCH.name) {
         responses.insert("304".into(), json!({ "description": "The client's cached response is current" }));
     }
     let mut refusals = BTreeMap::<u16, Vec<&ErrorCode>>::new();
-    for code in row.refusals(&input) {
+    for code in row.error_codes(&input) {
         refusals.entry(code.status).or_default().push(code);
     }
     for (status, codes) in refusals {
@@ -213,11 +217,11 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
         let mut refusal = json!({
             "description": causes.join("; "),
             "x-codes": codes.iter().map(|code| code.id).collect::<Vec<_>>(),
-            "content": { "application/json": { "schema": { "$ref": ERROR } } }
+            "content": { "application/json": { "schema": { "$ref": ERROR_SCHEMA } } }
         });
         if [429, 503].contains(&status) {
             let retry_after = &header::RETRY_AFTER;
-            refusal["headers"] = json!({ retry_after.name: described(retry_after, "integer") });
+            refusal["headers"] = json!({ retry_after.name: header_object(retry_after, "integer") });
         }
         responses.insert(status.to_string(), refusal);
     }
@@ -225,22 +229,22 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
     operation
 }
 
-fn described(header: &Header, kind: &str) -> Value {
+fn header_object(header: &Header, kind: &str) -> Value {
     json!({ "description": header.description, "schema": { "type": kind } })
 }
 
 /// Whether the body has required fields, so that the body itself is required.
 fn has_required_fields(schema: &Schema, generator: &SchemaGenerator) -> bool {
-    resolved(schema, generator).get("required").is_some()
+    resolve_reference(schema, generator).get("required").is_some()
 }
 
 /// The schema, or the schema that it references.
-fn resolved<'a>(schema: &'a Schema, generator: &'a SchemaGenerator) -> &'a Value {
+fn resolve_reference<'a>(schema: &'a Schema, generator: &'a SchemaGenerator) -> &'a Value {
     let name = schema.get("$ref").and_then(Value::as_str).and_then(|reference| reference.rsplit('/').next());
     name.and_then(|name| generator.definitions().get(name)).unwrap_or(schema.as_value())
 }
 
-fn parameters(row: &Row, input: &InputShape) -> Vec<Value> {
+fn parameters(row: &Operation, input: &InputSchema) -> Vec<Value> {
     let mut list: Vec<Value> = row
         .path_parameters()
         .zip(&input.path)
@@ -250,7 +254,7 @@ fn parameters(row: &Row, input: &InputShape) -> Vec<Value> {
     for (name, schema) in properties.into_iter().flatten() {
         list.push(json!({ "name": name, "in": "query", "schema": schema }));
     }
-    for header in row.headers() {
+    for header in row.all_request_headers() {
         list.push(json!({
             "name": header.name, "in": "header", "description": header.description, "schema": { "type": "string" }
         }));
@@ -260,22 +264,22 @@ fn parameters(row: &Row, input: &InputShape) -> Vec<Value> {
 
 /// `x-page`: how a list is paginated, for client generators. A list is paginated if its input has the cursor `after` and
 /// its output has `next`.
-fn page(input: &InputShape, output: Option<&Schema>, generator: &SchemaGenerator) -> Option<Value> {
+fn pagination(input: &InputSchema, output: Option<&Schema>, generator: &SchemaGenerator) -> Option<Value> {
     let (after, limit, next) = ("after", "limit", "next");
-    let (place, asked) = match (&input.query, &input.body) {
+    let (location, asked) = match (&input.query, &input.body) {
         (Some(query), _) => ("query", query),
         (None, body) => ("body", body.as_ref()?),
     };
     let has = |schema: &Schema, key: &str| {
-        resolved(schema, generator).get("properties").is_some_and(|properties| properties.get(key).is_some())
+        resolve_reference(schema, generator).get("properties").is_some_and(|properties| properties.get(key).is_some())
     };
     let is_paged = has(asked, after) && output.is_some_and(|output| has(output, next));
-    is_paged.then(|| json!({ "in": place, "cursor": after, "limit": limit, "next": next }))
+    is_paged.then(|| json!({ "in": location, "cursor": after, "limit": limit, "next": next }))
 }
 
 /// Optional fields accept `null` and may be omitted. The document only says that they may be omitted, since client
 /// generators produce worse types for nullable fields.
-fn leave_out_null(document: &mut Value) {
+fn remove_null_types(document: &mut Value) {
     match document {
         Value::Object(fields) => {
             if let Some(Value::Array(types)) = fields.get_mut("type") {
@@ -285,9 +289,9 @@ fn leave_out_null(document: &mut Value) {
                     fields.insert("type".into(), only);
                 }
             }
-            fields.values_mut().for_each(leave_out_null);
+            fields.values_mut().for_each(remove_null_types);
         }
-        Value::Array(items) => items.iter_mut().for_each(leave_out_null),
+        Value::Array(items) => items.iter_mut().for_each(remove_null_types),
         _ => {}
     }
 }

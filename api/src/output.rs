@@ -12,7 +12,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// The status and schemas of an output, for the OpenAPI document.
-pub struct OutputShape {
+pub struct OutputSchema {
     pub status: u16,
     /// Content type and schema, if there is a body.
     pub body: Option<(&'static str, Schema)>,
@@ -50,57 +50,57 @@ pub enum EncodedBody {
     /// Encoded for this response.
     Whole(Bytes),
     /// Shared by every response.
-    Shared(Document),
+    Shared(SharedDocument),
     /// Chunks in order; the first error ends the body.
-    Pieces {
-        pieces: Pieces,
+    Chunks {
+        pieces: ChunkIterator,
         /// Approximate bytes of memory that the source holds.
         held: usize,
     },
     /// Chunks that are produced asynchronously.
-    Awaited {
-        pieces: AwaitedPieces,
+    Stream {
+        pieces: ChunkStream,
         /// Approximate bytes of memory that the source holds.
         held: usize,
     },
 }
 
 /// Asynchronously produced chunks of a body, polled like a stream.
-pub type AwaitedPieces = Box<dyn FnMut(&mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> + Send>;
+pub type ChunkStream = Box<dyn FnMut(&mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> + Send>;
 
 /// Lazily produced chunks of a body.
-pub type Pieces = Box<dyn Iterator<Item = Result<Bytes, serde_json::Error>> + Send>;
+pub type ChunkIterator = Box<dyn Iterator<Item = Result<Bytes, serde_json::Error>> + Send>;
 
 impl Encoded {
     pub fn whole(content_type: &'static str, bytes: impl Into<Bytes>) -> Encoded {
         Encoded { content_type, body: EncodedBody::Whole(bytes.into()) }
     }
 
-    fn shared(content_type: &'static str, document: Document) -> Encoded {
+    fn shared(content_type: &'static str, document: SharedDocument) -> Encoded {
         Encoded { content_type, body: EncodedBody::Shared(document) }
     }
 }
 
 /// A static document, shared by all responses, with its entity tag.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Document {
+pub struct SharedDocument {
     pub bytes: Bytes,
     /// A strong validator, in quotes (RFC 9110, 8.8.3).
     pub etag: Arc<str>,
 }
 
-impl Document {
-    pub fn new(bytes: impl Into<Bytes>) -> Document {
+impl SharedDocument {
+    pub fn new(bytes: impl Into<Bytes>) -> SharedDocument {
         let bytes = bytes.into();
         // `DefaultHasher::new` uses fixed keys, so the tag is the same in every process.
         let mut hasher = DefaultHasher::new();
         hasher.write(&bytes);
-        Document { etag: format!("\"{:016x}\"", hasher.finish()).into(), bytes }
+        SharedDocument { etag: format!("\"{:016x}\"", hasher.finish()).into(), bytes }
     }
 }
 
 pub trait Output: Sized + Send + 'static {
-    fn describe(generator: &mut SchemaGenerator) -> OutputShape;
+    fn describe(generator: &mut SchemaGenerator) -> OutputSchema;
     /// Encodes the body; `None` if there is none.
     fn encode(self) -> Result<Option<Encoded>, serde_json::Error>;
     fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error>;
@@ -109,7 +109,7 @@ pub trait Output: Sized + Send + 'static {
 }
 
 pub const JSON: &str = "application/json";
-const BYTES: &str = "application/octet-stream";
+const OCTET_STREAM: &str = "application/octet-stream";
 
 macro_rules! json_output {
     ($($(#[doc = $doc:literal])+ $name:ident $status:literal;)*) => {
@@ -120,8 +120,8 @@ macro_rules! json_output {
 
             impl<T: Serialize + DeserializeOwned + JsonSchema + Send + 'static> Output for $name<T> {
                 const STATUS: u16 = $status;
-                fn describe(generator: &mut SchemaGenerator) -> OutputShape {
-                    OutputShape { status: $status, body: Some((JSON, generator.subschema_for::<T>())), stream: None }
+                fn describe(generator: &mut SchemaGenerator) -> OutputSchema {
+                    OutputSchema { status: $status, body: Some((JSON, generator.subschema_for::<T>())), stream: None }
                 }
                 fn encode(self) -> Result<Option<Encoded>, serde_json::Error> {
                     Ok(Some(Encoded::whole(JSON, serde_json::to_vec(&self.0)?)))
@@ -147,8 +147,8 @@ pub struct NoContent;
 
 impl Output for NoContent {
     const STATUS: u16 = 204;
-    fn describe(_: &mut SchemaGenerator) -> OutputShape {
-        OutputShape { status: 204, body: None, stream: None }
+    fn describe(_: &mut SchemaGenerator) -> OutputSchema {
+        OutputSchema { status: 204, body: None, stream: None }
     }
     fn encode(self) -> Result<Option<Encoded>, serde_json::Error> {
         Ok(None)
@@ -167,10 +167,10 @@ macro_rules! text_output {
 
             impl Output for $name {
                 const STATUS: u16 = 200;
-                fn describe(_: &mut SchemaGenerator) -> OutputShape {
+                fn describe(_: &mut SchemaGenerator) -> OutputSchema {
                     let media_type = $content_type.split(';').next().unwrap_or($content_type);
                     let schema = schemars::json_schema!({ "type": "string" });
-                    OutputShape { status: 200, body: Some((media_type, schema)), stream: None }
+                    OutputSchema { status: 200, body: Some((media_type, schema)), stream: None }
                 }
                 fn encode(self) -> Result<Option<Encoded>, serde_json::Error> {
                     Ok(Some(Encoded::$held($content_type, self.0)))
@@ -183,56 +183,56 @@ macro_rules! text_output {
     };
 }
 
-impl From<Bytes> for Document {
-    fn from(bytes: Bytes) -> Document {
-        Document::new(bytes)
+impl From<Bytes> for SharedDocument {
+    fn from(bytes: Bytes) -> SharedDocument {
+        SharedDocument::new(bytes)
     }
 }
 
 text_output! {
     /// 200 with a static HTML page.
-    Html shared Document "text/html; charset=utf-8";
+    Html shared SharedDocument "text/html; charset=utf-8";
     /// 200 with metrics in the Prometheus text format 0.0.4.
-    Samples whole Bytes "text/plain; version=0.0.4; charset=utf-8";
+    PrometheusText whole Bytes "text/plain; version=0.0.4; charset=utf-8";
 }
 
 /// 200 with binary data of any size, sent as it is produced.
 pub struct Download {
-    pub pieces: AwaitedPieces,
+    pub pieces: ChunkStream,
     /// Approximate bytes of memory that `pieces` uses at any time.
     pub held: usize,
 }
 
 impl Output for Download {
     const STATUS: u16 = 200;
-    fn describe(_: &mut SchemaGenerator) -> OutputShape {
+    fn describe(_: &mut SchemaGenerator) -> OutputSchema {
         let schema = schemars::json_schema!({ "type": "string", "format": "binary" });
-        OutputShape { status: 200, body: Some((BYTES, schema)), stream: Some(Stream::Download) }
+        OutputSchema { status: 200, body: Some((OCTET_STREAM, schema)), stream: Some(Stream::Download) }
     }
     fn encode(self) -> Result<Option<Encoded>, serde_json::Error> {
         let Download { pieces, held } = self;
-        Ok(Some(Encoded { content_type: BYTES, body: EncodedBody::Awaited { pieces, held } }))
+        Ok(Some(Encoded { content_type: OCTET_STREAM, body: EncodedBody::Stream { pieces, held } }))
     }
     fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        Ok(Download { held: bytes.len(), pieces: once(bytes) })
+        Ok(Download { held: bytes.len(), pieces: single_chunk(bytes) })
     }
 }
 
 /// A complete body as a single chunk.
-pub(crate) fn once(bytes: &[u8]) -> AwaitedPieces {
+pub(crate) fn single_chunk(bytes: &[u8]) -> ChunkStream {
     let mut whole = Some(Ok(Bytes::copy_from_slice(bytes)));
     Box::new(move |_| Poll::Ready(whole.take()))
 }
 
 /// 200 with a JSON document that is encoded once and shared by all responses.
 #[derive(Clone, Debug, PartialEq)]
-pub struct SharedJson(pub Document);
+pub struct SharedJson(pub SharedDocument);
 
 impl Output for SharedJson {
     const STATUS: u16 = 200;
-    fn describe(generator: &mut SchemaGenerator) -> OutputShape {
+    fn describe(generator: &mut SchemaGenerator) -> OutputSchema {
         let schema = generator.subschema_for::<serde_json::Value>();
-        OutputShape { status: 200, body: Some((JSON, schema)), stream: None }
+        OutputSchema { status: 200, body: Some((JSON, schema)), stream: None }
     }
     fn encode(self) -> Result<Option<Encoded>, serde_json::Error> {
         Ok(Some(Encoded::shared(JSON, self.0)))
@@ -275,26 +275,26 @@ impl<T: LongList> Items<T> {
             return Ok(Encoded::whole(JSON, Bytes::from_static(b"{}")));
         }
         let start = format!("{{\"{}\":[", T::KEY).into_bytes();
-        let mut pieces = ListPieces { items, next: Some(start) };
+        let mut pieces = ListChunks { items, next: Some(start) };
         let first = pieces.next().transpose()?.unwrap_or_default();
         if pieces.next.is_none() {
             return Ok(Encoded::whole(JSON, first));
         }
         let pieces = Box::new(std::iter::once(Ok(first)).chain(pieces));
-        Ok(Encoded { content_type: JSON, body: EncodedBody::Pieces { pieces, held: self.held + PIECE } })
+        Ok(Encoded { content_type: JSON, body: EncodedBody::Chunks { pieces, held: self.held + CHUNK_BYTES } })
     }
 }
 
 /// Approximate bytes per chunk of a long list.
-const PIECE: usize = 32 << 10;
+const CHUNK_BYTES: usize = 32 << 10;
 
-struct ListPieces<I: Iterator> {
+struct ListChunks<I: Iterator> {
     items: std::iter::Peekable<I>,
     /// The beginning of the next chunk; `None` after the last one.
     next: Option<Vec<u8>>,
 }
 
-impl<I: Iterator<Item: Serialize>> Iterator for ListPieces<I> {
+impl<I: Iterator<Item: Serialize>> Iterator for ListChunks<I> {
     type Item = Result<Bytes, serde_json::Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -305,8 +305,8 @@ impl<I: Iterator<Item: Serialize>> Iterator for ListPieces<I> {
             }
             if self.items.peek().is_some() {
                 piece.push(b',');
-                if piece.len() >= PIECE {
-                    self.next = Some(Vec::with_capacity(PIECE));
+                if piece.len() >= CHUNK_BYTES {
+                    self.next = Some(Vec::with_capacity(CHUNK_BYTES));
                     return Some(Ok(piece.into()));
                 }
             }
@@ -330,17 +330,17 @@ mod tests {
     #[test]
     fn a_list_in_pieces_is_the_list() {
         for count in [0, 1, 2, 5000, 100_000] {
-            let (mut text, mut pieces) = (Vec::new(), 0);
+            let (mut text, mut chunk_count) = (Vec::new(), 0);
             let items = Items::<Numbers>::new((0..count).collect(), 0, Some);
             match items.encode().unwrap().body {
                 EncodedBody::Whole(bytes) => text.extend(bytes),
-                EncodedBody::Shared(_) | EncodedBody::Awaited { .. } => unreachable!("a list is encoded per response"),
-                EncodedBody::Pieces { pieces: all, .. } => {
+                EncodedBody::Shared(_) | EncodedBody::Stream { .. } => unreachable!("a list is encoded per response"),
+                EncodedBody::Chunks { pieces: all, .. } => {
                     for piece in all {
                         let piece = piece.unwrap();
-                        assert!(piece.len() < PIECE + 32);
+                        assert!(piece.len() < CHUNK_BYTES + 32);
                         text.extend(piece);
-                        pieces += 1;
+                        chunk_count += 1;
                     }
                 }
             }
@@ -349,7 +349,7 @@ mod tests {
                 _ => serde_json::json!({ "numbers": (0..count).collect::<Vec<_>>() }),
             };
             assert_eq!(serde_json::from_slice::<serde_json::Value>(&text).unwrap(), want, "{count}");
-            assert_eq!(pieces > 1, count > 50_000, "{count}: {pieces}");
+            assert_eq!(chunk_count > 1, count > 50_000, "{count}: {chunk_count}");
         }
     }
 }

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
-    Access, Body, Download, Effect, Events, Html, Json, Query, Row, Samples, SharedJson, Time, error, errors,
+    Access, Body, Download, Effect, Events, Html, Json, Operation, PrometheusText, Query, SharedJson, Time, error,
+    errors,
     events::Event,
     form,
     header::{ETAG, IF_NONE_MATCH},
-    op::Repeat,
+    op::Idempotency,
     ops, permissions,
 };
 
@@ -34,9 +35,9 @@ errors! {
 }
 
 permissions! {
-    METRICS_VIEW "platform-svc:metrics:view" "Read the metrics of the daemon." [ADMIN], OF_ALL_APPS;
-    BACKUP_CREATE "platform-svc:backup:create" "Back up all data of the daemon, including secrets." [ADMIN], OF_ALL_APPS;
-    REQUEST_MONITOR "platform-svc:request:monitor" "Monitor the requests to the daemon and to all services." [ADMIN], OF_ALL_APPS;
+    METRICS_VIEW "platform-svc:metrics:view" "Read the metrics of the daemon." [ADMIN], PLATFORM_SCOPED;
+    BACKUP_CREATE "platform-svc:backup:create" "Back up all data of the daemon, including secrets." [ADMIN], PLATFORM_SCOPED;
+    REQUEST_MONITOR "platform-svc:request:monitor" "Monitor the requests to the daemon and to all services." [ADMIN], PLATFORM_SCOPED;
 }
 
 ops! {
@@ -52,11 +53,11 @@ ops! {
 
     /// The OpenAPI document.
     OPENAPI "openapi" = GET "/openapi.json" () -> SharedJson,
-        access: Access::Public, reads: &[&IF_NONE_MATCH], sets: &[&ETAG];
+        access: Access::Public, request_headers: &[&IF_NONE_MATCH], response_headers: &[&ETAG];
 
     /// The API reference as an HTML page.
     DOCS "docs" = GET "/docs" () -> Html,
-        access: Access::Public, reads: &[&IF_NONE_MATCH], sets: &[&ETAG];
+        access: Access::Public, request_headers: &[&IF_NONE_MATCH], response_headers: &[&ETAG];
 
     /// Back up all data of the daemon as a consistent snapshot, for `openorch restore`.
     ///
@@ -65,7 +66,7 @@ ops! {
     /// when it is complete. The file contains all secrets, and the encryption key if the daemon generated it: protect it
     /// like the data directory.
     BACKUP "backup" = POST "/platform-svc/backup" () -> Download,
-        access: Access::needs(&BACKUP_CREATE), repeat: Some(Repeat::Never),
+        access: Access::needs(&BACKUP_CREATE), repeat: Some(Idempotency::Never),
         audited: true, errors: &[&BACKUP_RUNNING, &error::platform::STORAGE_FULL];
 
     /// Call up to 20 operations by id, in order.
@@ -77,14 +78,14 @@ ops! {
     /// contains a token or is not JSON cannot be called in a batch, nor can public operations that change something.
     CALL_OPERATIONS "callOperations" = POST "/platform-svc/calls"
         (Body<CallOperationsRequest>) -> Json<CallOperationsResponse>,
-        access: Access::SignedIn, repeat: Some(Repeat::Never),
+        access: Access::SignedIn, repeat: Some(Idempotency::Never),
         errors: &[&NOT_IN_BATCH, &CALL_SKIPPED];
 
     /// Metrics of operations, the gateway, the store and the process, in the Prometheus text format 0.0.4.
     ///
     /// A service behind the gateway has its own series from its first request until its account is deleted. Services beyond
     /// the first thousand share the series of the service `(other)`; slugs that belong to no service share `(unknown)`.
-    METRICS "metrics" = GET "/metrics" () -> Samples, access: Access::needs(&METRICS_VIEW);
+    METRICS "metrics" = GET "/metrics" () -> PrometheusText, access: Access::needs(&METRICS_VIEW);
 
     /// Monitor the requests to the daemon and to all services.
     ///
@@ -115,12 +116,12 @@ pub const MAX_CALLS: usize = 20;
 
 /// All operations by id, each with whether it can be called in a batch. Generates the output schemas of all operations,
 /// so call it once.
-pub fn batch_operations() -> HashMap<&'static str, (&'static Row, bool)> {
-    let fits = |row: &Row| {
+pub fn batch_operations() -> HashMap<&'static str, (&'static Operation, bool)> {
+    let is_allowed = |row: &Operation| {
         let is_public_change = matches!(row.access, Access::Public) && (row.effect() == Effect::Write || row.audited);
-        row.id != CALL_OPERATIONS.row.id && !is_public_change && row.answers_json() && !row.answers_token()
+        row.id != CALL_OPERATIONS.row.id && !is_public_change && row.returns_json() && !row.returns_token()
     };
-    crate::operations().map(|row| (row.id, (row, fits(row)))).collect()
+    crate::operations().map(|row| (row.id, (row, is_allowed(row)))).collect()
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -190,12 +191,12 @@ pub struct MonitorRequestsRequest {
 
 impl MonitorRequestsRequest {
     /// Whether the request passes the filters.
-    pub fn asks_for(&self, seen: &RequestSeen) -> bool {
-        let is_of = |wanted: &Option<String>, slug: &str| {
+    pub fn matches(&self, seen: &RequestSeen) -> bool {
+        let matches_slug = |wanted: &Option<String>, slug: &str| {
             wanted.as_deref().is_none_or(|wanted| wanted.is_empty() || wanted == slug)
         };
-        is_of(&self.service, &seen.service)
-            && is_of(&self.caller, &seen.caller)
+        matches_slug(&self.service, &seen.service)
+            && matches_slug(&self.caller, &seen.caller)
             && self.status.is_none_or(|class| class.contains(seen.status))
     }
 }

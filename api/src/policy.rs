@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Access, Body, Json, Path, Time, errors, form, input, op::Repeat, ops, path_values, permissions, user::Empty,
+    Access, Body, Json, Path, Time, errors, form, input, op::Idempotency, ops, path_values, permissions, user::Empty,
 };
 
 pub static SERVICE: crate::Service = crate::Service {
@@ -48,25 +48,25 @@ ops! {
     /// Each calling account has its own counters, so that one service does not use up the rate limit of another.
     CHECK "check" = POST "/policy-svc/check"
         (Body<CheckRequest>) -> Json<CheckResponse>,
-        access: Access::SignedIn, repeat: Some(Repeat::Never);
+        access: Access::SignedIn, repeat: Some(Idempotency::Never);
 
     /// Create or replace a policy of the caller's app.
     UPSERT_INSTANCE "upsertInstance" = PUT "/policy-svc/instance/{instanceId}"
         ((Path<PolicyId>, Body<UpsertInstanceRequest>)) -> Json<Empty>,
-        access: Access::needs(&INSTANCE_EDIT), repeat: Some(Repeat::Natural),
-        audited: true, target: &["/instance/endpoint"],
-        normalise: Some(accept_capital),
+        access: Access::needs(&INSTANCE_EDIT), repeat: Some(Idempotency::Natural),
+        audited: true, audit_targets: &["/instance/endpoint"],
+        normalize_body: Some(accept_capital),
         errors: &[&TOO_MANY_POLICIES, &TOO_MANY_NETWORKS];
 
     /// List the policies of the caller's app, oldest first.
     LIST_INSTANCES "listPolicyInstances" = GET "/policy-svc/instances"
         () -> Json<ListInstancesResponse>,
-        long_answer: true, access: Access::needs(&INSTANCE_VIEW);
+        long_response: true, access: Access::needs(&INSTANCE_VIEW);
 
     /// Delete a policy of the caller's app.
     DELETE_INSTANCE "deletePolicyInstance" = DELETE "/policy-svc/instance/{instanceId}"
         (Path<PolicyId>) -> Json<Empty>,
-        access: Access::needs(&INSTANCE_DELETE), repeat: Some(Repeat::Natural), audited: true,
+        access: Access::needs(&INSTANCE_DELETE), repeat: Some(Idempotency::Natural), audited: true,
         errors: &[&NO_SUCH_POLICY];
 }
 

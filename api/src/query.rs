@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     form, input,
-    json::{self, Limits, MAX_DEPTH, Refused},
+    json::{self, JsonError, Limits, MAX_DEPTH},
 };
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -91,8 +91,8 @@ pub struct OrderBy {
 
 impl Filter {
     /// Parses the values; fails if the text is not a JSON list or has more than `max` values.
-    pub fn values(&self, most: usize) -> Result<Vec<Value>, String> {
-        list(&self.json_values, most).map_err(|reason| format!("`jsonValues` is {reason}"))
+    pub fn values(&self, max: usize) -> Result<Vec<Value>, String> {
+        parse_list(&self.json_values, max).map_err(|reason| format!("`jsonValues` is {reason}"))
     }
 }
 
@@ -102,34 +102,34 @@ impl Query {
         if self.json_after.is_empty() {
             return Ok(None);
         }
-        list(&self.json_after, MAX_CURSOR_VALUES).map(Some).map_err(|reason| format!("`jsonAfter` is {reason}"))
+        parse_list(&self.json_after, MAX_CURSOR_VALUES).map(Some).map_err(|reason| format!("`jsonAfter` is {reason}"))
     }
 }
 
 /// Renames the keys of the other API generation to ours, so that the limits of the schema apply to them too.
-pub(crate) fn accept_other_keys(query: &mut Value) {
+pub(crate) fn accept_alternative_keys(query: &mut Value) {
     input::rename_key(query, "afterJson", "jsonAfter");
-    accept_other_filters(query);
+    accept_alternative_filters(query);
 }
 
-fn accept_other_filters(holder: &mut Value) {
+fn accept_alternative_filters(holder: &mut Value) {
     for filter in holder.get_mut("filters").and_then(Value::as_array_mut).into_iter().flatten() {
         input::rename_key(filter, "valuesJson", "jsonValues");
-        accept_other_filters(filter);
+        accept_alternative_filters(filter);
     }
 }
 
 /// Maximum values of a cursor: one per sort field, and an id.
 const MAX_CURSOR_VALUES: usize = 256;
 
-fn list(text: &str, most: usize) -> Result<Vec<Value>, String> {
+fn parse_list(text: &str, most: usize) -> Result<Vec<Value>, String> {
     // The list itself counts as a value.
     let limits = Limits { depth: MAX_DEPTH, values: most.saturating_add(1) };
     match json::parse(text.as_bytes(), limits) {
         Ok(Some(Value::Array(values))) => Ok(values),
         Ok(_) => Err("not the JSON text of a list such as \"[42]\"".into()),
-        Err(Refused::Invalid(refused)) => Err(format!("not valid JSON: {refused}")),
-        Err(Refused::TooManyValues(_)) => Err(format!("a list of more than {most} values; send fewer")),
+        Err(JsonError::Invalid(refused)) => Err(format!("not valid JSON: {refused}")),
+        Err(JsonError::TooManyValues(_)) => Err(format!("a list of more than {most} values; send fewer")),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     Access, Body, Created, Json, NoContent, Path, Query, Time,
     error::request,
     errors, form, header,
-    op::{Effect, Repeat},
+    op::{Effect, Idempotency},
     ops,
     output::LongList,
     path_values, permissions,
@@ -43,18 +43,18 @@ errors! {
 
 permissions! {
     INSTANCE_VIEW "registry-svc:instance:view" "See the instances of all services." [ADMIN, USER];
-    INSTANCE_CREATE "registry-svc:instance:create" "Create instances for other accounts." [ADMIN], OF_ALL_APPS;
+    INSTANCE_CREATE "registry-svc:instance:create" "Create instances for other accounts." [ADMIN], PLATFORM_SCOPED;
     INSTANCE_EDIT "registry-svc:instance:edit" "Register instances of your own service." [ADMIN, USER];
-    INSTANCE_DELETE "registry-svc:instance:delete" "Remove the instances of any service." [ADMIN], OF_ALL_APPS;
+    INSTANCE_DELETE "registry-svc:instance:delete" "Remove the instances of any service." [ADMIN], PLATFORM_SCOPED;
     DEFINITION_VIEW "registry-svc:definition:view" "See definitions." [ADMIN, USER];
-    DEFINITION_CREATE "registry-svc:definition:create" "Create definitions." [ADMIN], OF_ALL_APPS;
-    DEFINITION_EDIT "registry-svc:definition:edit" "Save definitions." [ADMIN], OF_ALL_APPS;
-    DEFINITION_DELETE "registry-svc:definition:delete" "Remove definitions." [ADMIN], OF_ALL_APPS;
-    NODE_VIEW "registry-svc:node:view" "See nodes and their load." [ADMIN], OF_ALL_APPS;
-    NODE_CREATE "registry-svc:node:create" "Create nodes." [ADMIN], OF_ALL_APPS;
-    NODE_EDIT "registry-svc:node:edit" "Edit nodes." [ADMIN], OF_ALL_APPS;
-    NODE_DELETE "registry-svc:node:delete" "Remove nodes." [ADMIN], OF_ALL_APPS;
-    NODE_STREAM "registry-svc:node:stream" "Watch nodes." [ADMIN], OF_ALL_APPS;
+    DEFINITION_CREATE "registry-svc:definition:create" "Create definitions." [ADMIN], PLATFORM_SCOPED;
+    DEFINITION_EDIT "registry-svc:definition:edit" "Save definitions." [ADMIN], PLATFORM_SCOPED;
+    DEFINITION_DELETE "registry-svc:definition:delete" "Remove definitions." [ADMIN], PLATFORM_SCOPED;
+    NODE_VIEW "registry-svc:node:view" "See nodes and their load." [ADMIN], PLATFORM_SCOPED;
+    NODE_CREATE "registry-svc:node:create" "Create nodes." [ADMIN], PLATFORM_SCOPED;
+    NODE_EDIT "registry-svc:node:edit" "Edit nodes." [ADMIN], PLATFORM_SCOPED;
+    NODE_DELETE "registry-svc:node:delete" "Remove nodes." [ADMIN], PLATFORM_SCOPED;
+    NODE_STREAM "registry-svc:node:stream" "Watch nodes." [ADMIN], PLATFORM_SCOPED;
 }
 
 path_values! {
@@ -73,39 +73,39 @@ ops! {
     /// call. The response waits up to 100 ms for the first probe.
     REGISTER_INSTANCE "registerInstance" = PUT "/registry-svc/instance"
         (Body<RegisterInstanceRequest>) -> Created<RegisterInstanceResponse>,
-        access: Access::needs(&INSTANCE_EDIT).or_slugs(&["deploy-svc"]), repeat: Some(Repeat::Natural),
-        audited: true, target: &["/id", "/url"],
-        reads: &[&header::EXTENDED],
+        access: Access::needs(&INSTANCE_EDIT).or_slugs(&["deploy-svc"]), repeat: Some(Idempotency::Natural),
+        audited: true, audit_targets: &["/id", "/url"],
+        request_headers: &[&header::EXTENDED],
         errors: &[&URL_NOT_ALLOWED, &URL_TAKEN, &TOO_MANY_INSTANCES, &REGISTRY_FULL];
 
     /// List all instances, or those that match every given field.
     LIST_INSTANCES "listInstances" = GET "/registry-svc/instances"
         (Query<ListInstancesRequest>) -> Json<ListInstancesResponse>,
-        access: Access::needs(&INSTANCE_VIEW).or_slugs(&["deploy-svc"]), reads: &[&header::EXTENDED],
+        access: Access::needs(&INSTANCE_VIEW).or_slugs(&["deploy-svc"]), request_headers: &[&header::EXTENDED],
         errors: &[&request::LIST_TOO_LONG];
 
     /// Remove an instance, so that no more requests are routed to it. Allowed for its owner and admins.
     REMOVE_INSTANCE "removeInstance" = DELETE "/registry-svc/instance/{id}"
         (Path<InstanceId>) -> NoContent,
-        access: Access::needs(&INSTANCE_DELETE).or_slugs(&["deploy-svc"]).or_owner(), repeat: Some(Repeat::Natural),
+        access: Access::needs(&INSTANCE_DELETE).or_slugs(&["deploy-svc"]).or_owner(), repeat: Some(Idempotency::Natural),
         audited: true,
         errors: &[&NO_SUCH_INSTANCE];
 
     /// Save a service definition under its id.
     SAVE_DEFINITION "saveDefinition" = PUT "/registry-svc/definition"
         (Body<SaveDefinitionRequest>) -> Created<SaveDefinitionResponse>,
-        access: Access::needs(&DEFINITION_EDIT), repeat: Some(Repeat::Natural),
-        audited: true, target: &["/definition/id"];
+        access: Access::needs(&DEFINITION_EDIT), repeat: Some(Idempotency::Natural),
+        audited: true, audit_targets: &["/definition/id"];
 
     /// List definitions.
     LIST_DEFINITIONS "listDefinitions" = GET "/registry-svc/definitions"
         () -> Json<ListDefinitionsResponse>,
-        long_answer: true, access: Access::needs(&DEFINITION_VIEW).or_slugs(&["deploy-svc"]);
+        long_response: true, access: Access::needs(&DEFINITION_VIEW).or_slugs(&["deploy-svc"]);
 
     /// Remove a definition.
     DELETE_DEFINITION "deleteDefinition" = DELETE "/registry-svc/definition/{id}"
         (Path<DefinitionId>) -> NoContent,
-        access: Access::needs(&DEFINITION_DELETE).or_slugs(&["deploy-svc"]), repeat: Some(Repeat::Natural),
+        access: Access::needs(&DEFINITION_DELETE).or_slugs(&["deploy-svc"]), repeat: Some(Idempotency::Natural),
         audited: true,
         errors: &[&NO_SUCH_DEFINITION];
 
@@ -117,12 +117,12 @@ ops! {
     /// List all nodes, or those with the given ids.
     LIST_NODES "listNodes" = POST "/registry-svc/nodes"
         (Body<ListNodesRequest>) -> Json<ListNodesResponse>,
-        long_answer: true, access: Access::needs(&NODE_VIEW).or_slugs(&["deploy-svc", "file-svc"]), effect: Some(Effect::Read);
+        long_response: true, access: Access::needs(&NODE_VIEW).or_slugs(&["deploy-svc", "file-svc"]), effect: Some(Effect::Read);
 
     /// Remove a node. A node that is still running is registered again by its next heartbeat.
     DELETE_NODE "deleteNode" = DELETE "/registry-svc/node/{url}"
         (Path<NodeUrl>) -> NoContent,
-        access: Access::needs(&NODE_DELETE).or_slugs(&["deploy-svc"]), repeat: Some(Repeat::Natural), audited: true,
+        access: Access::needs(&NODE_DELETE).or_slugs(&["deploy-svc"]), repeat: Some(Idempotency::Natural), audited: true,
         errors: &[&NO_SUCH_NODE];
 }
 

@@ -7,28 +7,28 @@ use serde::de::{
 };
 use serde_json::{Error, Map, Value};
 
-use crate::check::whole;
+use crate::schema_validator::as_integer;
 
 /// Deserializes `T` from a JSON value; the error message names the field.
 pub fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
-    serde_path_to_error::deserialize(Strict(value)).map_err(|error| {
+    serde_path_to_error::deserialize(StrictValue(value)).map_err(|error| {
         let path = error.path().to_string();
-        let cause = plain(&error.into_inner().to_string());
+        let cause = describe_cause(&error.into_inner().to_string());
         if path == "." { cause } else { format!("`{path}`: {cause}") }
     })
 }
 
 /// Deserializes `T` from query parameters; numbers and booleans are parsed from their text.
 pub fn read_query<T: DeserializeOwned>(parameters: Vec<(String, String)>) -> Result<T, String> {
-    let fields = parameters.into_iter().map(|(name, text)| (name, Text(text)));
+    let fields = parameters.into_iter().map(|(name, text)| (name, QueryValue(text)));
     serde_path_to_error::deserialize(MapDeserializer::<_, Error>::new(fields)).map_err(|error| {
         let path = error.path().to_string();
-        format!("`{path}`: {}", plain(&error.into_inner().to_string()))
+        format!("`{path}`: {}", describe_cause(&error.into_inner().to_string()))
     })
 }
 
 /// Translates serde's error message into JSON terms, since Rust type names mean nothing to a caller.
-fn plain(cause: &str) -> String {
+fn describe_cause(cause: &str) -> String {
     let Some((found, wanted)) = cause.rsplit_once(", expected ") else { return cause.to_owned() };
     let found = match found {
         "invalid type: sequence" => "invalid type: a list",
@@ -49,14 +49,14 @@ fn plain(cause: &str) -> String {
     format!("{found}, expected {wanted}")
 }
 
-struct Strict(Value);
+struct StrictValue(Value);
 
 /// JSON has only one number type: where an integer is expected, `1.0` is 1.
 macro_rules! whole_numbers {
     ($($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
             match &self.0 {
-                Value::Number(number) if number.is_f64() => match whole(number) {
+                Value::Number(number) if number.is_f64() => match as_integer(number) {
                     Some(number) => visitor.visit_i64(number),
                     None => self.deserialize_any(visitor),
                 },
@@ -66,7 +66,7 @@ macro_rules! whole_numbers {
     };
 }
 
-impl IntoDeserializer<'_, Error> for Strict {
+impl IntoDeserializer<'_, Error> for StrictValue {
     type Deserializer = Self;
     fn into_deserializer(self) -> Self {
         self
@@ -74,15 +74,15 @@ impl IntoDeserializer<'_, Error> for Strict {
 }
 
 fn object<'de, V: Visitor<'de>>(fields: Map<String, Value>, visitor: V) -> Result<V::Value, Error> {
-    visitor.visit_map(MapDeserializer::new(fields.into_iter().map(|(name, value)| (name, Strict(value)))))
+    visitor.visit_map(MapDeserializer::new(fields.into_iter().map(|(name, value)| (name, StrictValue(value)))))
 }
 
-impl<'de> Deserializer<'de> for Strict {
+impl<'de> Deserializer<'de> for StrictValue {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.0 {
-            Value::Array(items) => visitor.visit_seq(SeqDeserializer::new(items.into_iter().map(Strict))),
+            Value::Array(items) => visitor.visit_seq(SeqDeserializer::new(items.into_iter().map(StrictValue))),
             Value::Object(fields) => object(fields, visitor),
             simple => simple.deserialize_any(visitor),
         }
@@ -133,9 +133,9 @@ impl<'de> Deserializer<'de> for Strict {
 }
 
 /// The value of a query parameter.
-struct Text(String);
+struct QueryValue(String);
 
-impl IntoDeserializer<'_, Error> for Text {
+impl IntoDeserializer<'_, Error> for QueryValue {
     type Deserializer = Self;
     fn into_deserializer(self) -> Self {
         self
@@ -153,7 +153,7 @@ macro_rules! parse {
     };
 }
 
-impl<'de> Deserializer<'de> for Text {
+impl<'de> Deserializer<'de> for QueryValue {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -217,7 +217,7 @@ mod tests {
 
     #[derive(Debug, Default, PartialEq, Deserialize)]
     #[serde(default)]
-    struct Asked {
+    struct TestQuery {
         name: Option<String>,
         limit: Option<i64>,
         all: bool,
@@ -227,13 +227,15 @@ mod tests {
     #[test]
     fn a_query_says_numbers_booleans_and_choices_as_text() {
         let read = |text: &[(&str, &str)]| {
-            read_query::<Asked>(text.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+            read_query::<TestQuery>(
+                text.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            )
         };
         let outcome = Some(AuditOutcome::Refused);
-        let all = Asked { name: Some("7".into()), limit: Some(-2), all: true, outcome };
+        let all = TestQuery { name: Some("7".into()), limit: Some(-2), all: true, outcome };
         let text = [("name", "7"), ("limit", "-2"), ("all", "true"), ("more", "x"), ("outcome", "refused")];
         assert_eq!(read(&text), Ok(all));
-        assert_eq!(read(&[]), Ok(Asked::default()));
+        assert_eq!(read(&[]), Ok(TestQuery::default()));
         assert!(read(&[("limit", "x")]).unwrap_err().starts_with("`limit`: "));
         assert!(read(&[("all", "1")]).unwrap_err().starts_with("`all`: "));
         assert!(read(&[("outcome", "x")]).unwrap_err().starts_with("`outcome`: "));

@@ -10,7 +10,9 @@ pub fn characters(text: &str) -> impl Iterator<Item = (char, bool)> {
     std::iter::from_fn(move || {
         let letter = rest.next()?;
         let is_hidden = match letter {
-            '\u{200c}' | '\u{200d}' => !(before.is_some_and(is_joined) && rest.peek().copied().is_some_and(is_joined)),
+            '\u{200c}' | '\u{200d}' => {
+                !(before.is_some_and(is_joinable) && rest.peek().copied().is_some_and(is_joinable))
+            }
             _ => is_hidden(letter),
         };
         before = Some(letter);
@@ -19,7 +21,7 @@ pub fn characters(text: &str) -> impl Iterator<Item = (char, bool)> {
 }
 
 /// The first hidden character of a text, if any.
-pub fn hidden(text: &str) -> Option<char> {
+pub fn first_hidden(text: &str) -> Option<char> {
     characters(text).find(|(_, is_hidden)| *is_hidden).map(|(letter, _)| letter)
 }
 
@@ -28,7 +30,7 @@ pub fn without_hidden(text: &str) -> String {
     characters(text).filter(|(_, is_hidden)| !is_hidden).map(|(letter, _)| letter).collect()
 }
 
-fn is_joined(letter: char) -> bool {
+fn is_joinable(letter: char) -> bool {
     !letter.is_ascii() && !letter.is_whitespace() && !is_hidden(letter)
 }
 
@@ -53,7 +55,7 @@ mod tests {
     fn what_is_not_seen_is_found_and_what_scripts_need_is_not() {
         for text in ["ann", "Änne Müller", "東京", "می\u{200c}خواهم", "क्\u{200d}ष", "👩\u{200d}💻", "a b", ""]
         {
-            assert_eq!(hidden(text), None, "{text}");
+            assert_eq!(first_hidden(text), None, "{text}");
             assert_eq!(without_hidden(text), text);
         }
         for text in [
@@ -71,8 +73,8 @@ mod tests {
             "\u{e0041}",
             "م\u{200d}\u{200d}م",
         ] {
-            assert!(hidden(text).is_some(), "{text:?}");
-            assert_eq!(hidden(&without_hidden(text)), None, "{text:?}");
+            assert!(first_hidden(text).is_some(), "{text:?}");
+            assert_eq!(first_hidden(&without_hidden(text)), None, "{text:?}");
         }
     }
 }

@@ -11,13 +11,13 @@ use std::{
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 pub use openorch_api::output::EncodedBody;
-use openorch_api::output::{AwaitedPieces, Pieces};
+use openorch_api::output::{ChunkIterator, ChunkStream};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use crate::{BoxFuture, budget::Reservation};
 
 /// Maximum bytes of a frame: a large body is passed to the connection in slices, so that the client's progress is visible.
-const SLICE: usize = 64 << 10;
+const MAX_FRAME_BYTES: usize = 64 << 10;
 
 /// Complete bytes, or pieces produced while the client reads.
 pub struct Body {
@@ -37,19 +37,19 @@ enum Kind {
     },
     /// `None` after its end or an error.
     Awaited {
-        pieces: Option<AwaitedPieces>,
+        pieces: Option<ChunkStream>,
         held: usize,
     },
 }
 
 /// Smaller bodies are not counted: the limit on concurrent requests bounds them.
-const UNCOUNTED: usize = 4 << 10;
+const UNCOUNTED_BYTES: usize = 4 << 10;
 
 impl Body {
     /// Bytes of memory that this response holds until it is read, without shared ones.
-    pub fn memory(&self) -> usize {
+    pub fn counted_bytes(&self) -> usize {
         match &self.kind {
-            Kind::Whole(bytes) if bytes.len() > UNCOUNTED => bytes.len(),
+            Kind::Whole(bytes) if bytes.len() > UNCOUNTED_BYTES => bytes.len(),
             Kind::Whole(_) | Kind::Shared(_) => 0,
             Kind::Pieces { held, .. } | Kind::Awaited { held, .. } => *held,
         }
@@ -61,9 +61,9 @@ impl Body {
     }
 
     /// Releases the reservation when the last byte was read or the body is dropped.
-    pub fn holding(self, reservation: Reservation) -> Body {
+    pub fn with_reservation(self, reservation: Reservation) -> Body {
         match self.kind {
-            Kind::Whole(bytes) => Kind::Whole(reservation.hold(bytes)).into(),
+            Kind::Whole(bytes) => Kind::Whole(reservation.attach_to(bytes)).into(),
             kind => Body { kind, _reservation: Some(reservation) },
         }
     }
@@ -78,18 +78,18 @@ struct PieceStream {
 
 /// The source of further pieces.
 enum Source {
-    Idle(Pieces),
-    Making(BoxFuture<'static, io::Result<Made>>),
+    Idle(ChunkIterator),
+    Encoding(BoxFuture<'static, io::Result<EncodedAhead>>),
     Ended,
 }
 
 /// Encoded pieces, and the iterator that encodes more.
-type Made = (VecDeque<io::Result<Bytes>>, Option<Pieces>);
+type EncodedAhead = (VecDeque<io::Result<Bytes>>, Option<ChunkIterator>);
 
 /// Pieces encoded at a time: enough to amortize the change of thread.
 const PIECES_AHEAD: usize = 4;
 /// Approximate bytes of these pieces.
-const AHEAD: usize = PIECES_AHEAD * (32 << 10);
+const AHEAD_BYTES: usize = PIECES_AHEAD * (32 << 10);
 
 /// Threads that encode lists concurrently: half of the cores are left to everything else.
 static ENCODERS: LazyLock<Semaphore> = LazyLock::new(|| {
@@ -98,7 +98,7 @@ static ENCODERS: LazyLock<Semaphore> = LazyLock::new(|| {
 });
 
 impl PieceStream {
-    fn new(pieces: Pieces) -> PieceStream {
+    fn new(pieces: ChunkIterator) -> PieceStream {
         PieceStream { ready: VecDeque::new(), source: Source::Idle(pieces) }
     }
 
@@ -113,10 +113,10 @@ impl PieceStream {
             }
             match std::mem::replace(&mut self.source, Source::Ended) {
                 Source::Ended => return Poll::Ready(None),
-                Source::Idle(pieces) => self.source = Source::Making(Box::pin(make_some(pieces))),
-                Source::Making(mut making) => match making.as_mut().poll(context) {
+                Source::Idle(pieces) => self.source = Source::Encoding(Box::pin(encode_ahead(pieces))),
+                Source::Encoding(mut making) => match making.as_mut().poll(context) {
                     Poll::Pending => {
-                        self.source = Source::Making(making);
+                        self.source = Source::Encoding(making);
                         return Poll::Pending;
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
@@ -131,11 +131,11 @@ impl PieceStream {
 }
 
 /// Encodes the next pieces on a blocking thread, once it has a permit.
-async fn make_some(mut pieces: Pieces) -> io::Result<Made> {
-    let turn = ENCODERS.acquire().await.map_err(io::Error::other)?;
+async fn encode_ahead(mut pieces: ChunkIterator) -> io::Result<EncodedAhead> {
+    let permit = ENCODERS.acquire().await.map_err(io::Error::other)?;
     let making = spawn_blocking(move || {
         // Released when the work ends, even if the body is dropped before.
-        let _turn = turn;
+        let _turn = permit;
         let mut made = VecDeque::with_capacity(PIECES_AHEAD);
         while made.len() < PIECES_AHEAD {
             match pieces.next() {
@@ -175,10 +175,10 @@ impl From<EncodedBody> for Body {
         match body {
             EncodedBody::Whole(bytes) => Kind::Whole(bytes).into(),
             EncodedBody::Shared(document) => Kind::Shared(document.bytes).into(),
-            EncodedBody::Pieces { pieces, held } => {
-                Kind::Pieces { list: PieceStream::new(pieces), held: held + AHEAD }.into()
+            EncodedBody::Chunks { pieces, held } => {
+                Kind::Pieces { list: PieceStream::new(pieces), held: held + AHEAD_BYTES }.into()
             }
-            EncodedBody::Awaited { pieces, held } => Kind::Awaited { pieces: Some(pieces), held }.into(),
+            EncodedBody::Stream { pieces, held } => Kind::Awaited { pieces: Some(pieces), held }.into(),
         }
     }
 }
@@ -190,7 +190,7 @@ impl http_body::Body for Body {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let next = match &mut self.get_mut().kind {
             Kind::Whole(bytes) | Kind::Shared(bytes) => {
-                let slice = bytes.split_to(bytes.len().min(SLICE));
+                let slice = bytes.split_to(bytes.len().min(MAX_FRAME_BYTES));
                 (!slice.is_empty()).then_some(Ok(slice))
             }
             Kind::Pieces { list, .. } => ready!(list.poll_next(context)),
@@ -237,12 +237,12 @@ mod tests {
     async fn pieces_are_made_beside_the_async_workers() {
         let (allow, wait) = mpsc::channel::<()>();
         let mut left = 10;
-        let pieces: Pieces = Box::new(std::iter::from_fn(move || {
+        let pieces: ChunkIterator = Box::new(std::iter::from_fn(move || {
             left -= 1;
             let allowed = wait.recv_timeout(Duration::from_secs(10)).is_ok();
             (left >= 0).then(|| Ok(Bytes::from(if allowed { "1" } else { "0" })))
         }));
-        let body: Body = EncodedBody::Pieces { pieces, held: 0 }.into();
+        let body: Body = EncodedBody::Chunks { pieces, held: 0 }.into();
         let reading = tokio::spawn(body.collect());
         tokio::task::yield_now().await;
         for _ in 0..11 {
@@ -254,7 +254,7 @@ mod tests {
     #[tokio::test]
     async fn a_piece_that_cannot_be_made_ends_the_body_after_those_before_it() {
         let made = [Ok(Bytes::from_static(b"a")), Err(serde_json::from_str::<u8>("x").unwrap_err())];
-        let mut body: Body = EncodedBody::Pieces { pieces: Box::new(made.into_iter()), held: 0 }.into();
+        let mut body: Body = EncodedBody::Chunks { pieces: Box::new(made.into_iter()), held: 0 }.into();
         assert_eq!(&body.frame().await.unwrap().unwrap().into_data().unwrap()[..], b"a");
         assert!(body.frame().await.unwrap().is_err());
         assert!(body.frame().await.is_none());

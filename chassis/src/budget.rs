@@ -13,7 +13,7 @@ use openorch_api::error::platform;
 use prometheus_client::metrics::counter::Counter;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{Error, Result, forwarded::network, metrics::Registry};
+use crate::{Error, Result, forwarded::client_network, metrics::Registry};
 
 /// The variable of [`BudgetSettings::total`], for error messages.
 pub const TOTAL_VARIABLE: &str = "OPENORCH_API_MAX_REQUEST_MEMORY";
@@ -54,7 +54,7 @@ impl Used {
         }
     }
 
-    fn take(&mut self, address: Option<IpAddr>, less: usize) {
+    fn subtract(&mut self, address: Option<IpAddr>, less: usize) {
         self.total -= less;
         if let Some(address) = address
             && let Some(of_address) = self.by_address.get_mut(&address)
@@ -69,28 +69,28 @@ impl Used {
 
 /// Which part of the budget a request may use: public requests must leave memory for authenticated ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Caller {
+pub enum BudgetClass {
     /// Half of it, or three quarters for requests of at most [`SMALL_REQUEST`] bytes.
-    Anybody,
+    Public,
     /// All of it.
     Authenticated,
 }
 
 /// Maximum bytes of a public request that may use three quarters of the budget: a sign-in needs less.
-const SMALL: usize = 16 << 10;
+const SMALL_REQUEST: usize = 16 << 10;
 
 /// Bytes reserved for one request, released on drop.
 pub struct Reservation {
     budget: Arc<MemoryBudget>,
     /// `None` for loopback, which has no per-address limit.
     address: Option<IpAddr>,
-    caller: Caller,
+    caller: BudgetClass,
     bytes: usize,
 }
 
 /// The limit that is reached.
 #[derive(Clone, Copy)]
-enum Full {
+enum ExhaustedLimit {
     Total,
     Address,
 }
@@ -101,8 +101,8 @@ impl MemoryBudget {
     }
 
     /// An empty reservation for a request from this client.
-    pub fn reservation(self: &Arc<MemoryBudget>, client: IpAddr, caller: Caller) -> Reservation {
-        let address = (!client.to_canonical().is_loopback()).then(|| network(client));
+    pub fn reservation(self: &Arc<MemoryBudget>, client: IpAddr, caller: BudgetClass) -> Reservation {
+        let address = (!client.to_canonical().is_loopback()).then(|| client_network(client));
         Reservation { budget: self.clone(), address, caller, bytes: 0 }
     }
 
@@ -129,17 +129,17 @@ impl MemoryBudget {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn refusal(&self, full: Full) -> Error {
+    fn refusal(&self, full: ExhaustedLimit) -> Error {
         self.refused.inc();
         match full {
-            Full::Total => Error::new(
+            ExhaustedLimit::Total => Error::new(
                 &platform::MEMORY_FULL,
                 format!(
                     "the memory budget of requests is exhausted ({TOTAL_VARIABLE}: {} bytes); try again in a moment",
                     self.settings.total
                 ),
             ),
-            Full::Address => Error::new(
+            ExhaustedLimit::Address => Error::new(
                 &platform::MEMORY_SHARE_FULL,
                 format!(
                     "the memory budget of requests from your network is exhausted ({PER_ADDRESS_VARIABLE}: {} bytes); try \
@@ -175,30 +175,30 @@ impl Reservation {
     }
 
     /// Reserves bytes even beyond the budget, for data that cannot be refused any more.
-    pub fn grow_always(&mut self, more: usize) {
+    pub fn grow_unchecked(&mut self, more: usize) {
         self.budget.lock().add(self.address, more);
         self.bytes += more;
     }
 
-    fn try_grow(&mut self, more: usize) -> Result<(), Full> {
+    fn try_grow(&mut self, more: usize) -> Result<(), ExhaustedLimit> {
         if more == 0 {
             return Ok(());
         }
         let settings = self.budget.settings;
         let mut used = self.budget.lock();
-        let most = match self.caller {
-            Caller::Authenticated => settings.total,
-            Caller::Anybody if self.bytes + more <= SMALL => settings.total / 4 * 3,
-            Caller::Anybody => settings.total / 2,
+        let max = match self.caller {
+            BudgetClass::Authenticated => settings.total,
+            BudgetClass::Public if self.bytes + more <= SMALL_REQUEST => settings.total / 4 * 3,
+            BudgetClass::Public => settings.total / 2,
         };
-        if used.total.saturating_add(more) > most {
-            return Err(Full::Total);
+        if used.total.saturating_add(more) > max {
+            return Err(ExhaustedLimit::Total);
         }
         if let Some(address) = self.address {
             let of_address = used.by_address.get(&address).copied().unwrap_or_default();
             let is_alone = of_address == self.bytes;
             if !is_alone && of_address.saturating_add(more) > settings.per_address {
-                return Err(Full::Address);
+                return Err(ExhaustedLimit::Address);
             }
         }
         used.add(self.address, more);
@@ -214,7 +214,7 @@ impl Reservation {
             return;
         }
         self.bytes -= less;
-        self.budget.lock().take(self.address, less);
+        self.budget.lock().subtract(self.address, less);
         self.budget.freed.notify_waiters();
     }
 
@@ -223,7 +223,7 @@ impl Reservation {
     }
 
     /// Attaches the reservation to these bytes: it is released when the last slice of them is dropped.
-    pub fn hold(self, bytes: Bytes) -> Bytes {
+    pub fn attach_to(self, bytes: Bytes) -> Bytes {
         struct Held {
             bytes: Bytes,
             _reservation: Reservation,
@@ -252,7 +252,7 @@ mod tests {
     }
 
     fn from(budget: &Arc<MemoryBudget>, address: &str) -> Reservation {
-        budget.reservation(address.parse().unwrap(), Caller::Authenticated)
+        budget.reservation(address.parse().unwrap(), BudgetClass::Authenticated)
     }
 
     #[tokio::test(start_paused = true)]
@@ -280,7 +280,7 @@ mod tests {
         let budget = budget();
         let mut first = from(&budget, "127.0.0.1");
         first.grow(100).await.unwrap();
-        let held = first.hold(Bytes::from_static(b"answer"));
+        let held = first.attach_to(Bytes::from_static(b"answer"));
         let mut second = from(&budget, "127.0.0.1");
         let (slice, ()) = (held.slice(2..3), drop(held));
         let (grown, ()) = tokio::join!(second.grow(10), async {
@@ -293,17 +293,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_anybody_can_send_leaves_room_for_small_and_for_authenticated_requests() {
-        let total = 8 * SMALL;
+        let total = 8 * SMALL_REQUEST;
         let settings = BudgetSettings { total, per_address: total, wait: Duration::from_millis(1) };
         let budget = MemoryBudget::new(settings);
         let of = |caller| budget.reservation("127.0.0.1".parse().unwrap(), caller);
-        let mut large = of(Caller::Anybody);
+        let mut large = of(BudgetClass::Public);
         large.grow(total / 2).await.unwrap();
         assert!(large.grow(1).await.is_err());
-        let mut small = [of(Caller::Anybody), of(Caller::Anybody), of(Caller::Anybody)];
-        small[0].grow(SMALL).await.unwrap();
-        small[1].grow(SMALL).await.unwrap();
-        assert!(small[2].grow(SMALL).await.is_err());
-        of(Caller::Authenticated).grow(2 * SMALL).await.unwrap();
+        let mut small = [of(BudgetClass::Public), of(BudgetClass::Public), of(BudgetClass::Public)];
+        small[0].grow(SMALL_REQUEST).await.unwrap();
+        small[1].grow(SMALL_REQUEST).await.unwrap();
+        assert!(small[2].grow(SMALL_REQUEST).await.is_err());
+        of(BudgetClass::Authenticated).grow(2 * SMALL_REQUEST).await.unwrap();
     }
 }

@@ -15,10 +15,10 @@ use hyper::body::Incoming;
 use tokio::{runtime::Handle, time::timeout};
 
 /// Maximum bytes drained; the connection of a client that sends more is closed.
-const MOST: usize = 64 << 20;
+const MAX_DRAINED_BYTES: usize = 64 << 20;
 /// Total and idle time limits of a drain.
-const LONGEST: Duration = Duration::from_secs(30);
-const LONGEST_SILENCE: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The body of a client's request.
 pub struct ClientBody {
@@ -26,7 +26,7 @@ pub struct ClientBody {
     body: Option<Incoming>,
     is_http2: bool,
     /// The client waits for `100 Continue`, or this is HTTP/2, where a stream with an unread body can be reset alone.
-    may_stay_unread: bool,
+    needs_no_drain: bool,
 }
 
 impl ClientBody {
@@ -34,12 +34,12 @@ impl ClientBody {
     pub fn of(request: Request<Incoming>) -> Request<ClientBody> {
         let (head, body) = request.into_parts();
         let is_http2 = head.version == Version::HTTP_2;
-        let may_stay_unread = is_http2 || is_held_back(&head.headers);
-        Request::from_parts(head, ClientBody { body: Some(body), is_http2, may_stay_unread })
+        let may_stay_unread = is_http2 || expects_continue(&head.headers);
+        Request::from_parts(head, ClientBody { body: Some(body), is_http2, needs_no_drain: may_stay_unread })
     }
 }
 
-fn is_held_back(headers: &HeaderMap) -> bool {
+fn expects_continue(headers: &HeaderMap) -> bool {
     headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
@@ -50,7 +50,7 @@ impl Body for ClientBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
         // Polling sends `100 Continue`, after which an HTTP/1 client sends the body.
-        this.may_stay_unread &= this.is_http2;
+        this.needs_no_drain &= this.is_http2;
         match &mut this.body {
             Some(body) => Pin::new(body).poll_frame(cx),
             None => Poll::Ready(None),
@@ -68,21 +68,21 @@ impl Body for ClientBody {
 
 impl Drop for ClientBody {
     fn drop(&mut self) {
-        let Some(body) = self.body.take().filter(|body| !self.may_stay_unread && !body.is_end_stream()) else {
+        let Some(body) = self.body.take().filter(|body| !self.needs_no_drain && !body.is_end_stream()) else {
             return;
         };
         if let Ok(runtime) = Handle::try_current() {
             // A timeout or a disconnect needs no action.
-            runtime.spawn(async { timeout(LONGEST, throw_away(body)).await });
+            runtime.spawn(async { timeout(DRAIN_TIMEOUT, drain(body)).await });
         }
     }
 }
 
-async fn throw_away(mut body: Incoming) {
+async fn drain(mut body: Incoming) {
     let mut read = 0;
-    while let Ok(Some(Ok(frame))) = timeout(LONGEST_SILENCE, body.frame()).await {
+    while let Ok(Some(Ok(frame))) = timeout(DRAIN_IDLE_TIMEOUT, body.frame()).await {
         read += frame.data_ref().map_or(0, Bytes::len);
-        if read > MOST {
+        if read > MAX_DRAINED_BYTES {
             return;
         }
     }

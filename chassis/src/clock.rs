@@ -67,11 +67,11 @@ impl ServerClock {
 
     /// Sets the server's current time. Returns how far this clock was behind it.
     pub fn set(&self, server: Timestamp) -> SignedDuration {
-        let away = server.duration_since(self.now());
-        if away.abs() > ServerClock::TOLERANCE {
+        let offset = server.duration_since(self.now());
+        if offset.abs() > ServerClock::TOLERANCE {
             self.origin.store(ServerClock::origin(&*self.machine, server), Ordering::SeqCst);
         }
-        away
+        offset
     }
 
     fn origin(machine: &dyn Clock, server: Timestamp) -> i64 {

@@ -26,15 +26,15 @@ impl Error {
     /// caller's input, and error messages are not counted in any memory budget.
     pub fn new(code: &'static ErrorCode, message: impl Into<Cow<'static, str>>) -> Error {
         let mut message = message.into();
-        if message.len() > Error::MAX_SENTENCE {
-            let end = message.floor_char_boundary(Error::MAX_SENTENCE);
+        if message.len() > Error::MAX_MESSAGE {
+            let end = message.floor_char_boundary(Error::MAX_MESSAGE);
             message = format!("{}…", &message[..end]).into();
         }
         Error { code, message, cause: None, retry_after: None }
     }
 
     /// Maximum bytes of a message, not counting the ellipsis of a truncated one.
-    pub const MAX_SENTENCE: usize = 1024;
+    pub const MAX_MESSAGE: usize = 1024;
 
     /// Well-formed input with an unusable value, where programs need no more specific code.
     pub fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
@@ -45,7 +45,7 @@ impl Error {
     /// that id.
     pub fn internal(cause: impl Into<Box<dyn error::Error + Send + Sync>>) -> Error {
         let message = "internal error; the daemon's log has the reason under the request id";
-        Error::new(&platform::INTERNAL, message).because(cause)
+        Error::new(&platform::INTERNAL, message).with_cause(cause)
     }
 
     /// The HTTP status of the response.
@@ -56,24 +56,24 @@ impl Error {
 
     /// Whether the store rejected a batch because of a concurrent write, so that reading again and retrying may succeed. A
     /// missing document counts: it existed when it was read.
-    pub fn is_lost_race(&self) -> bool {
+    pub fn is_write_conflict(&self) -> bool {
         let cause = self.cause.as_ref().and_then(|cause| cause.downcast_ref::<StoreError>());
         matches!(cause, Some(StoreError::Conflict(_) | StoreError::AlreadyExists(_) | StoreError::NotFound(_)))
     }
 
     /// Whether the store is unavailable or its disk is full, so that an operator must act.
-    pub fn is_of_store(&self) -> bool {
+    pub fn is_store_unavailable(&self) -> bool {
         let cause = self.cause.as_ref().and_then(|cause| cause.downcast_ref::<StoreError>());
         matches!(cause, Some(StoreError::Unavailable(_) | StoreError::Replaced(_) | StoreError::StorageFull(_)))
     }
 
     /// Sets the seconds to wait before a retry, for programs; the message states them for people.
-    pub fn after(mut self, seconds: i64) -> Error {
+    pub fn with_retry_after(mut self, seconds: i64) -> Error {
         self.retry_after = Some(seconds);
         self
     }
 
-    pub fn because(mut self, cause: impl Into<Box<dyn error::Error + Send + Sync>>) -> Error {
+    pub fn with_cause(mut self, cause: impl Into<Box<dyn error::Error + Send + Sync>>) -> Error {
         self.cause = Some(cause.into());
         self
     }
@@ -118,6 +118,6 @@ impl From<StoreError> for Error {
             StoreError::Unavailable(_) => "the store does not answer; try again in a moment".into(),
             _ => error.to_string(),
         };
-        Error::new(code, message).because(error)
+        Error::new(code, message).with_cause(error)
     }
 }

@@ -65,8 +65,8 @@ impl RequestId {
     pub fn fresh() -> RequestId {
         let mut text = [0; 20];
         let mut bits = (u128::from(random()) << 64) | u128::from(random());
-        for place in &mut text {
-            *place = b"0123456789abcdefghjkmnpqrstvwxyz"[(bits & 31) as usize];
+        for character in &mut text {
+            *character = b"0123456789abcdefghjkmnpqrstvwxyz"[(bits & 31) as usize];
             bits >>= 5;
         }
         let value = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&text));
@@ -126,7 +126,7 @@ impl NetworkList {
 
 /// The key of limits per client address: the /64 of an IPv6 address, the smallest prefix assigned to a site (RFC 6177), or
 /// the IPv4 address. IPv4-mapped addresses count as IPv4 addresses.
-pub fn network(address: IpAddr) -> IpAddr {
+pub fn client_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),
         address => address,
@@ -134,25 +134,25 @@ pub fn network(address: IpAddr) -> IpAddr {
 }
 
 /// Whether the request has forwarding headers. Names with `_` count: some servers treat `_` as `-`.
-pub fn claims_forwarding(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| !matches!(class(name), Class::Other | Class::Ours))
+pub fn has_forwarding_headers(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| !matches!(header_class(name), HeaderClass::Other | HeaderClass::Internal))
 }
 
-enum Class {
+enum HeaderClass {
     Other,
     /// `Forwarded`, `X-Forwarded-*`, `X-Real-IP`.
     Forwarding,
     /// A name that equals a forwarding or internal one if `_` is read as `-`.
     Disguised,
     /// `X-OpenOrch-*`.
-    Ours,
+    Internal,
 }
 
 /// Matches on the first letter first: this runs for every header of every request.
-fn class(name: &HeaderName) -> Class {
+fn header_class(name: &HeaderName) -> HeaderClass {
     let text = name.as_str().as_bytes();
     match text.first() {
-        Some(b'f') if *name == header::FORWARDED => Class::Forwarding,
+        Some(b'f') if *name == header::FORWARDED => HeaderClass::Forwarding,
         Some(b'x') if text.len() > 1 && matches!(text[1], b'-' | b'_') => {
             let is = |what: &[u8]| {
                 text.len() >= what.len() && text.iter().zip(what).all(|(a, b)| a == b || (*a == b'_' && *b == b'-'))
@@ -160,41 +160,41 @@ fn class(name: &HeaderName) -> Class {
             let ours = is(b"x-openorch-");
             let forwarding = is(b"x-forwarded") || (is(b"x-real-ip") && text.len() == 9);
             match (ours || forwarding, text.contains(&b'_')) {
-                (false, _) => Class::Other,
+                (false, _) => HeaderClass::Other,
                 // `x-forwarded-my_field` is no disguise, but is removed like one.
-                (true, true) => Class::Disguised,
-                (true, false) if ours => Class::Ours,
-                (true, false) => Class::Forwarding,
+                (true, true) => HeaderClass::Disguised,
+                (true, false) if ours => HeaderClass::Internal,
+                (true, false) => HeaderClass::Forwarding,
             }
         }
-        _ => Class::Other,
+        _ => HeaderClass::Other,
     }
 }
 
 /// Whether clients may not send a field of this name; used for trailers.
 pub fn is_reserved(name: &HeaderName) -> bool {
-    !matches!(class(name), Class::Other)
+    !matches!(header_class(name), HeaderClass::Other)
 }
 
 /// A client connection, for the forwarding headers of its requests. Created once per connection.
-pub struct Hop {
+pub struct ForwardedContext {
     ip: IpAddr,
     https: bool,
     proxies: Option<NetworkList>,
     ip_value: HeaderValue,
     /// The last requested host and the `Forwarded` value made of it: the host of a connection rarely changes.
-    last: Mutex<Option<(HeaderValue, HeaderValue)>>,
+    last_forwarded: Mutex<Option<(HeaderValue, HeaderValue)>>,
 }
 
-impl Hop {
-    pub fn new(peer: &Peer, proxies: &NetworkList) -> Hop {
+impl ForwardedContext {
+    pub fn new(peer: &Peer, proxies: &NetworkList) -> ForwardedContext {
         let ip = peer.address.ip().to_canonical();
-        Hop {
+        ForwardedContext {
             ip,
             https: peer.tls,
             proxies: proxies.contains(ip).then(|| proxies.clone()),
-            ip_value: value(ip.to_string()),
-            last: Mutex::default(),
+            ip_value: header_value(ip.to_string()),
+            last_forwarded: Mutex::default(),
         }
     }
 
@@ -213,10 +213,10 @@ impl Hop {
             }
         }
         // The nearest proxy wrote the last value; earlier ones may come from the client.
-        if let Some(proto) = said(headers, &X_FORWARDED_PROTO, "proto", proxies) {
+        if let Some(proto) = forwarded_value(headers, &X_FORWARDED_PROTO, "proto", proxies) {
             client.https = proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
         }
-        if let Some(Some(host)) = said(headers, &X_FORWARDED_HOST, "host", proxies) {
+        if let Some(Some(host)) = forwarded_value(headers, &X_FORWARDED_HOST, "host", proxies) {
             client.host = HeaderValue::from_str(host).ok().or(client.host);
         }
         client
@@ -230,12 +230,12 @@ impl Hop {
     }
 
     /// Removes headers that the peer is not trusted to send.
-    pub fn clean(&self, headers: &mut HeaderMap) {
+    pub fn strip_untrusted(&self, headers: &mut HeaderMap) {
         let trusted = self.proxies.is_some();
-        let unwanted = |name: &HeaderName| match class(name) {
-            Class::Other => false,
-            Class::Forwarding => !trusted,
-            Class::Disguised | Class::Ours => true,
+        let unwanted = |name: &HeaderName| match header_class(name) {
+            HeaderClass::Other => false,
+            HeaderClass::Forwarding => !trusted,
+            HeaderClass::Disguised | HeaderClass::Internal => true,
         };
         if !headers.keys().any(unwanted) {
             return;
@@ -247,9 +247,9 @@ impl Hop {
     }
 
     /// Sets the forwarding headers for the upstream. Must be called after [`ForwardedContext::strip_untrusted`].
-    pub fn introduce(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
+    pub fn set_headers(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
         if self.proxies.is_some() {
-            return self.pass_on(headers, host);
+            return self.extend_chain(headers, host);
         }
         let proto = if self.https { "https" } else { "http" };
         headers.insert(X_FORWARDED_FOR, self.ip_value.clone());
@@ -257,31 +257,31 @@ impl Hop {
         let forwarded = match host {
             Some(host) => {
                 headers.insert(X_FORWARDED_HOST, host.clone());
-                let mut last = self.last.lock().unwrap_or_else(|b| b.into_inner());
+                let mut last = self.last_forwarded.lock().unwrap_or_else(|b| b.into_inner());
                 match &*last {
                     Some((same, made)) if same == host => made.clone(),
                     _ => {
-                        let made = forwarded(&[self.ip.to_string()], Some(host), proto);
+                        let made = forwarded_header(&[self.ip.to_string()], Some(host), proto);
                         *last = Some((host.clone(), made.clone()));
                         made
                     }
                 }
             }
-            None => forwarded(&[self.ip.to_string()], None, proto),
+            None => forwarded_header(&[self.ip.to_string()], None, proto),
         };
         headers.insert(header::FORWARDED, forwarded);
     }
 
     /// Keeps the chain that a trusted proxy sent, and appends the proxy.
-    fn pass_on(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
+    fn extend_chain(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
         let client = self.client(headers, host);
-        let mut chain: Vec<String> = chain(headers).map(node).collect();
+        let mut chain: Vec<String> = chain(headers).map(node_text).collect();
         chain.reverse();
         chain.push(self.ip.to_string());
         let proto = if client.https { "https" } else { "http" };
-        headers.insert(X_FORWARDED_FOR, value(chain.join(", ")));
+        headers.insert(X_FORWARDED_FOR, header_value(chain.join(", ")));
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
-        let made = forwarded(&chain, client.host.as_ref(), proto);
+        let made = forwarded_header(&chain, client.host.as_ref(), proto);
         headers.insert(header::FORWARDED, made);
         if let Some(host) = client.host {
             headers.insert(X_FORWARDED_HOST, host);
@@ -293,7 +293,7 @@ impl Hop {
 /// element.
 fn chain(headers: &HeaderMap) -> impl Iterator<Item = Option<&str>> {
     let is_there = |name: &HeaderName| headers.contains_key(name);
-    let (name, most) = if is_there(&X_FORWARDED_FOR) {
+    let (name, max) = if is_there(&X_FORWARDED_FOR) {
         (X_FORWARDED_FOR, MAX_CHAIN)
     } else if is_there(&header::FORWARDED) {
         (header::FORWARDED, MAX_CHAIN)
@@ -301,13 +301,18 @@ fn chain(headers: &HeaderMap) -> impl Iterator<Item = Option<&str>> {
         (X_REAL_IP, 1)
     };
     let is_forwarded = name == header::FORWARDED;
-    let nodes = elements(headers, &name).take(most);
+    let nodes = elements(headers, &name).take(max);
     nodes.map(move |element| if is_forwarded { parameter(element?, "for") } else { element })
 }
 
 /// The last value of a header. Else, if the chain comes from `Forwarded`, the parameter of the last of its elements that has
 /// it and was written by a trusted proxy: all elements after that one name trusted proxies. `Some(None)` if it is invalid.
-fn said<'a>(headers: &'a HeaderMap, name: &HeaderName, key: &str, proxies: &NetworkList) -> Option<Option<&'a str>> {
+fn forwarded_value<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+    key: &str,
+    proxies: &NetworkList,
+) -> Option<Option<&'a str>> {
     let last = elements(headers, name).next();
     if last.is_some() || headers.contains_key(X_FORWARDED_FOR) {
         return last;
@@ -338,9 +343,9 @@ fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item
     let (lines, has_quotes) = (headers.get_all(name).iter().rev(), *name == header::FORWARDED);
     let mut left = Some(MAX_CHAIN_BYTES);
     let ends = lines.map_while(move |line| {
-        let (line, most) = (line.as_bytes(), left?);
-        left = most.checked_sub(line.len());
-        Some((&line[line.len().saturating_sub(most)..], left.is_none()))
+        let (line, max) = (line.as_bytes(), left?);
+        left = max.checked_sub(line.len());
+        Some((&line[line.len().saturating_sub(max)..], left.is_none()))
     });
     let elements = ends.flat_map(move |(end, is_cut)| {
         rsplit(end, b',', has_quotes).map(move |(element, is_first)| (element.trim_ascii(), is_cut && is_first))
@@ -378,7 +383,7 @@ fn rsplit(list: &[u8], separator: u8, has_quotes: bool) -> impl Iterator<Item = 
 
 /// An address without quotes and port. An identifier that is no address (`unknown`, `_hidden`) is kept if its characters are
 /// safe.
-fn node(text: Option<&str>) -> String {
+fn node_text(text: Option<&str>) -> String {
     let text = text.unwrap_or_default().trim_matches('"');
     let is_harmless = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     match node_address(text) {
@@ -398,7 +403,7 @@ fn node_address(text: &str) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-fn forwarded(chain: &[String], host: Option<&HeaderValue>, proto: &str) -> HeaderValue {
+fn forwarded_header(chain: &[String], host: Option<&HeaderValue>, proto: &str) -> HeaderValue {
     let mut text = String::with_capacity(64);
     for (at, node) in chain.iter().enumerate() {
         let gap = if at == 0 { "" } else { ", " };
@@ -418,10 +423,10 @@ fn forwarded(chain: &[String], host: Option<&HeaderValue>, proto: &str) -> Heade
         }
         let _ = write!(text, ";proto={proto}");
     }
-    value(text)
+    header_value(text)
 }
 
-fn value(text: String) -> HeaderValue {
+fn header_value(text: String) -> HeaderValue {
     HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
@@ -429,9 +434,9 @@ fn value(text: String) -> HeaderValue {
 mod tests {
     use super::*;
 
-    fn hop(peer: &str, trusted: &str) -> Hop {
+    fn hop(peer: &str, trusted: &str) -> ForwardedContext {
         let peer = Peer { address: peer.parse().unwrap(), tls: false };
-        Hop::new(&peer, &trusted.parse().unwrap())
+        ForwardedContext::new(&peer, &trusted.parse().unwrap())
     }
 
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -511,7 +516,7 @@ mod tests {
         long.append(X_FORWARDED_FOR, HeaderValue::from_str(&chain).unwrap());
         let hop = hop("10.0.0.1:5", "10.0.0.0/8");
         assert_eq!(hop.client(&long, None).ip, "9.9.9.9".parse::<IpAddr>().unwrap());
-        hop.introduce(&mut long, None);
+        hop.set_headers(&mut long, None);
         let told = long[X_FORWARDED_FOR].to_str().unwrap();
         assert!(told.starts_with("6.6.6.6, ") && told.ends_with(", 9.9.9.9, 10.0.0.7, 10.0.0.1"), "{told}");
         assert_eq!(told.split(',').count(), MAX_CHAIN + 1);
@@ -519,7 +524,7 @@ mod tests {
 
     #[test]
     fn w187_of_a_long_header_the_end_is_read_and_a_cut_element_is_no_address() {
-        let hop = hop("10.0.0.1:5", "10.0.0.0/8");
+        let context = context("10.0.0.1:5", "10.0.0.0/8");
         let long = "a=b;".repeat(12_000);
         for (name, value, ip) in [
             ("forwarded", format!("{long}, for=9.9.9.9"), "9.9.9.9"),
@@ -533,9 +538,9 @@ mod tests {
         ] {
             let mut given = HeaderMap::new();
             given.append(name, HeaderValue::from_str(&value).unwrap());
-            assert_eq!(hop.client(&given, None).ip, ip.parse::<IpAddr>().unwrap(), "{name}: {}", &value[..20]);
+            assert_eq!(context.client(&given, None).ip, ip.parse::<IpAddr>().unwrap(), "{name}: {}", &value[..20]);
             given.append(name, HeaderValue::from_static("for=9.9.9.9"));
-            hop.introduce(&mut given, None);
+            context.set_headers(&mut given, None);
             assert!(given[header::FORWARDED].len() < 2 * MAX_CHAIN_BYTES);
         }
     }
@@ -558,7 +563,7 @@ mod tests {
         ];
         let left = |peer: &str| {
             let mut headers = headers(&all);
-            hop(peer, "10.0.0.0/8").clean(&mut headers);
+            hop(peer, "10.0.0.0/8").strip_untrusted(&mut headers);
             let mut names: Vec<String> = headers.keys().map(|n| n.to_string()).collect();
             names.sort();
             names.join(" ")
@@ -574,7 +579,7 @@ mod tests {
     fn the_next_server_is_told_who_asked() {
         let host = HeaderValue::from_static("shop.example:8080");
         let mut sent = HeaderMap::new();
-        hop("[2001:db8::7]:5", "").introduce(&mut sent, Some(&host));
+        hop("[2001:db8::7]:5", "").set_headers(&mut sent, Some(&host));
         assert_eq!(sent[X_FORWARDED_FOR], "2001:db8::7");
         assert_eq!(sent[X_FORWARDED_PROTO], "http");
         assert_eq!(sent[X_FORWARDED_HOST], "shop.example:8080");
@@ -585,7 +590,7 @@ mod tests {
             ("x-forwarded-proto", "https"),
             ("x-forwarded-host", "shop.example"),
         ]);
-        hop("10.0.0.1:5", "10.0.0.1").introduce(&mut sent, Some(&HeaderValue::from_static("inner")));
+        hop("10.0.0.1:5", "10.0.0.1").set_headers(&mut sent, Some(&HeaderValue::from_static("inner")));
         assert_eq!(sent[X_FORWARDED_FOR], "9.9.9.9, 10.0.0.1");
         assert_eq!(sent[X_FORWARDED_PROTO], "https");
         assert_eq!(sent[X_FORWARDED_HOST], "shop.example");

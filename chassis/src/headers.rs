@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 use openorch_api::{
-    Row,
+    Operation,
     header::{EXTENDED, Header},
 };
 
@@ -12,18 +12,18 @@ pub struct DeclaredHeaders(Vec<(&'static str, String)>);
 
 impl DeclaredHeaders {
     /// Selects the declared fields of a request.
-    pub fn of(row: &Row, sent: &HeaderMap) -> DeclaredHeaders {
+    pub fn of(row: &Operation, sent: &HeaderMap) -> DeclaredHeaders {
         let value = |header: &Header| {
             let values: Vec<&str> = sent.get_all(header.name).iter().filter_map(|value| value.to_str().ok()).collect();
             // Several lines of a field are one list (RFC 9110, 5.3).
             (!values.is_empty()).then(|| values.join(", "))
         };
-        DeclaredHeaders(row.reads.iter().filter_map(|header| Some((header.name, value(header)?))).collect())
+        DeclaredHeaders(row.request_headers.iter().filter_map(|header| Some((header.name, value(header)?))).collect())
     }
 
     /// The headers of a call in process; `is_extended` says whether the calling request asked for extended answers.
-    pub fn of_nested(row: &Row, is_extended: bool) -> DeclaredHeaders {
-        let reads_it = row.reads.iter().any(|header| header.name == EXTENDED.name);
+    pub fn of_nested(row: &Operation, is_extended: bool) -> DeclaredHeaders {
+        let reads_it = row.request_headers.iter().any(|header| header.name == EXTENDED.name);
         let extended = (is_extended && reads_it).then(|| (EXTENDED.name, "1".to_owned()));
         DeclaredHeaders(extended.into_iter().collect())
     }

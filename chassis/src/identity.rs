@@ -34,7 +34,7 @@ impl Caller {
 /// What the gateway does with the `Authorization` header of a proxied request (decision "Delegated tokens"). `caller`
 /// is the slug of the token's account.
 #[derive(Clone, Debug)]
-pub enum Passage {
+pub enum ForwardedAuth {
     /// Not issued by this daemon: forwarded unchanged.
     Untouched,
     /// A delegated token that may be sent to this service: forwarded unchanged.
@@ -54,9 +54,9 @@ pub enum Credential {
     Delegated {
         session_id: Arc<str>,
         /// The slug of the service that the token was minted for.
-        made_for: Arc<str>,
+        audience: Arc<str>,
         /// The slug of the service that the request goes to.
-        to: Arc<str>,
+        service: Arc<str>,
         /// In seconds since 1970.
         expires_at: i64,
     },
@@ -83,30 +83,34 @@ pub trait Identity: Send + Sync + 'static {
 
     /// Preconditions of every write of this caller's call, besides the existence of its account: its session may be revoked
     /// while the call is in progress. Empty where sessions are not stored.
-    fn standing(&self, _caller: &Caller) -> Vec<Guard> {
+    fn session_guards(&self, _caller: &Caller) -> Vec<Guard> {
         Vec::new()
     }
 
     /// Guards on the stored rows that give the caller `permission`. Empty if it does not have the permission, and where
     /// permissions are not stored.
-    fn basis(&self, _caller: &Caller, _permission: &str) -> Vec<Guard> {
+    fn permission_guards(&self, _caller: &Caller, _permission: &str) -> Vec<Guard> {
         Vec::new()
     }
 
     /// Whether a delegation allows the service `audience` to call this operation on behalf of its callers.
-    fn opens(&self, audience: &str, operation: &str) -> bool;
+    fn delegation_allows(&self, audience: &str, operation: &str) -> bool;
 
     /// What to send to the service `audience` in place of an `Authorization` value, from memory. `None` means that
     /// [`Identity::delegate`] must be called. Called for every proxied request that has the header.
-    fn passage_cached(&self, authorization: &HeaderValue, audience: &str) -> Option<Result<Passage>>;
+    fn delegate_cached(&self, authorization: &HeaderValue, audience: &str) -> Option<Result<ForwardedAuth>>;
 
     /// Like [`Identity::delegate_cached`], but reads the session and signs where needed. Fails with `Unauthenticated` (401)
     /// for a revoked or expired token of this daemon, and with `Forbidden` (403) for a delegated token of another service.
-    fn passage<'a>(&'a self, authorization: &'a HeaderValue, audience: &'a str) -> BoxFuture<'a, Result<Passage>>;
+    fn delegate<'a>(
+        &'a self,
+        authorization: &'a HeaderValue,
+        audience: &'a str,
+    ) -> BoxFuture<'a, Result<ForwardedAuth>>;
 
     /// Whether an `Authorization` value, or any part of it, names one of our signing keys. Does not verify the signature, so
     /// that a flood of unusually spelled values is cheap to reject.
-    fn claims_to_be_ours(&self, authorization: &[u8]) -> bool;
+    fn names_our_key(&self, authorization: &[u8]) -> bool;
 
     /// Which of these credentials are no longer valid. Polled for long-running requests, which count as a use of their
     /// session. A credential whose session cannot be read at the moment is not included.
@@ -132,7 +136,7 @@ pub trait AccountDeletionHook: Send + Sync + 'static {
 pub trait AppDeletionHook: Send + Sync + 'static {
     /// Collections whose documents have an app's id in the indexed field `app`, each with the plural noun for its documents
     /// in error messages.
-    fn belongings(&self) -> &'static [(&'static str, &'static str)];
+    fn collections(&self) -> &'static [(&'static str, &'static str)];
 
     /// Called when an app and its documents were deleted, or the outcome of the deletion is unknown.
     fn app_deleted(&self);

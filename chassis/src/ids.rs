@@ -60,14 +60,14 @@ pub fn random_text(length: usize) -> String {
 }
 
 /// A uniformly distributed random number below `bound`.
-pub fn random_number(most: u32) -> u32 {
-    let usable = u32::MAX - u32::MAX % most.max(1);
+pub fn random_number(bound: u32) -> u32 {
+    let usable = u32::MAX - u32::MAX % bound.max(1);
     loop {
         let mut bytes = [0; 4];
         getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
         let number = u32::from_ne_bytes(bytes);
         if number < usable {
-            return number % most.max(1);
+            return number % bound.max(1);
         }
     }
 }

@@ -7,49 +7,49 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-pub mod ages;
 pub mod audit;
 pub mod body;
+pub mod body_reader;
 pub mod budget;
 pub mod client_body;
 pub mod clock;
+pub mod encryption;
 pub mod error;
 pub mod events;
+pub mod expiry;
+pub mod fair_semaphore;
 pub mod forwarded;
 pub mod headers;
+pub mod idempotency;
 pub mod identity;
 pub mod ids;
+pub mod in_flight;
 pub mod local;
 pub mod log_limit;
 pub mod mail;
 pub mod metrics;
 pub mod monitor;
 pub mod outbound;
-pub mod place;
 pub mod platform;
-pub mod rate;
-pub mod repeat;
-pub mod request;
-pub mod respond;
+pub mod rate_limit;
+pub mod response;
 pub mod router;
 pub mod routes;
-pub mod seal;
 pub mod service;
 pub mod settings;
-pub mod turns;
 
 pub use audit::Audit;
 pub use body::{Body, EncodedBody};
 pub use budget::MemoryBudget;
 pub use client_body::ClientBody;
 pub use error::{Error, Result};
-pub use identity::{Caller, Credential, Identity, Passage};
+pub use identity::{Caller, Credential, ForwardedAuth, Identity};
 pub use log_limit::LogLimit;
 pub use monitor::RequestMonitor;
 /// Error codes and request events for the gateway, which depends on the contract through this crate only.
 pub use openorch_api::{ErrorCode, error as codes, platform::RequestSeen};
-pub use platform::{Module, NodePlace, Platform};
-pub use service::{Cx, Mounted, Service};
+pub use platform::{LocalNode, Module, Platform};
+pub use service::{BuiltService, Cx, ServiceBuilder};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -63,7 +63,7 @@ pub struct Peer {
 /// What the router records about a request for the access log and the request monitor. A request extension, set if either
 /// of them is active.
 #[derive(Debug, Default)]
-pub struct CallNotes {
+pub struct CallInfo {
     pub operation: OnceLock<&'static str>,
     /// The slug of the built-in service that serves the operation.
     pub service: OnceLock<&'static str>,

@@ -10,7 +10,7 @@ use crate::forwarded;
 
 /// Why a request does not count as coming from a program on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Foreign {
+pub enum NonLocalReason {
     /// Its host is not loopback.
     Host,
     /// It comes from a web page whose origin is not loopback.
@@ -21,28 +21,28 @@ pub enum Foreign {
 
 /// A request extension: the request comes from loopback, and [`non_local_reason`] found no reason against it.
 #[derive(Clone, Copy, Debug)]
-pub struct FromThisMachine;
+pub struct LocalRequest;
 
 /// The first reason not to treat a request as local. `host` is the authority of the request target if it has one, else
 /// `Host`; a request without either passes this check.
-pub fn foreign(headers: &HeaderMap, host: Option<&[u8]>) -> Option<Foreign> {
+pub fn non_local_reason(headers: &HeaderMap, host: Option<&[u8]>) -> Option<NonLocalReason> {
     if host.is_some_and(|host| !is_loopback(host)) {
-        return Some(Foreign::Host);
+        return Some(NonLocalReason::Host);
     }
     for origin in headers.get_all(header::ORIGIN) {
         let origin = origin.as_bytes();
         let host = origin.strip_prefix(b"http://").or(origin.strip_prefix(b"https://"));
         if !host.is_some_and(is_loopback) {
-            return Some(Foreign::Origin);
+            return Some(NonLocalReason::Origin);
         }
     }
     let has_passed_proxy =
-        forwarded::claims_forwarding(headers) || OF_PROXIES.iter().any(|name| headers.contains_key(*name));
-    has_passed_proxy.then_some(Foreign::Forwarded)
+        forwarded::has_forwarding_headers(headers) || PROXY_HEADERS.iter().any(|name| headers.contains_key(*name));
+    has_passed_proxy.then_some(NonLocalReason::Forwarded)
 }
 
 /// Other headers that proxies add.
-const OF_PROXIES: [&str; 6] =
+const PROXY_HEADERS: [&str; 6] =
     ["via", "x-client-ip", "x-cluster-client-ip", "cf-connecting-ip", "true-client-ip", "fastly-client-ip"];
 
 fn is_loopback(authority: &[u8]) -> bool {

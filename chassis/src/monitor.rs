@@ -25,20 +25,20 @@ impl RequestMonitor {
     }
 
     /// Whether there are subscribers. A single atomic load, since it is called for each request.
-    pub fn is_followed(&self) -> bool {
-        self.requests.is_followed()
+    pub fn has_subscribers(&self) -> bool {
+        self.requests.has_subscribers()
     }
 
     /// Publishes a completed request. Its start time is computed from its duration.
-    pub fn ended(&self, mut seen: RequestSeen, took: Duration) {
+    pub fn publish(&self, mut request: RequestSeen, duration: Duration) {
         let now = self.clock.now();
-        seen.at = Time(now.checked_sub(took).unwrap_or(now));
-        seen.duration_ms = took.as_micros() as f64 / 1000.0;
-        self.requests.publish(&seen);
+        request.at = Time(now.checked_sub(duration).unwrap_or(now));
+        request.duration_ms = duration.as_micros() as f64 / 1000.0;
+        self.requests.publish(&request);
     }
 
     /// Subscribes to the requests that match the filter.
-    pub fn follow(&self, asked: MonitorRequestsRequest) -> Subscription<RequestSeen> {
-        self.requests.subscribe(move |seen| asked.asks_for(seen))
+    pub fn subscribe(&self, filter: MonitorRequestsRequest) -> Subscription<RequestSeen> {
+        self.requests.subscribe(move |seen| filter.matches(seen))
     }
 }

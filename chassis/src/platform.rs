@@ -7,17 +7,17 @@ use openorch_store::{Batch, Collection, Committed, Store, StoreError, Table};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    Audit, BoxFuture, Error, Mounted, Result,
-    ages::Ages,
+    Audit, BoxFuture, BuiltService, Error, Result,
     audit::CallAudit,
     clock::Clock,
+    encryption::Encryptor,
+    expiry::ExpiryGrace,
     ids::Ids,
     mail::Mailer,
     metrics::Registry,
     outbound::Outbound,
     routes::Routes,
-    seal::Seal,
-    settings::{Given, Section, Settings},
+    settings::{RawSettings, Section, Settings},
 };
 
 /// An entry of the daemon's list of built-in services.
@@ -27,7 +27,7 @@ pub struct Module {
     /// Its collections, opened before the service starts.
     pub collections: &'static [&'static Collection],
     /// Loads its in-memory state and builds the service. Requests are accepted once all services have started.
-    pub start: for<'a> fn(&'a Platform) -> BoxFuture<'a, Result<Mounted>>,
+    pub start: for<'a> fn(&'a Platform) -> BoxFuture<'a, Result<BuiltService>>,
 }
 
 /// The dependencies shared by all services.
@@ -37,9 +37,9 @@ pub struct Platform {
     pub store: Arc<dyn Store>,
     pub clock: Arc<dyn Clock>,
     /// Consulted before anything expires by age.
-    pub ages: Arc<Ages>,
+    pub expiry: Arc<ExpiryGrace>,
     pub ids: Arc<Ids>,
-    pub seal: Seal,
+    pub encryptor: Encryptor,
     pub audit: Arc<Audit>,
     /// Where each service registers its metrics.
     pub metrics: Arc<Registry>,
@@ -48,16 +48,16 @@ pub struct Platform {
     pub outbound: Arc<Outbound>,
     /// The gateway's routing table.
     pub routes: Arc<dyn Routes>,
-    pub node: NodePlace,
+    pub node: LocalNode,
     /// Maximum number of entries of a list without pagination (decision "Queries and lists").
     pub max_unpaged_list: usize,
     /// The settings, validated at startup.
-    pub given: Arc<Given>,
+    pub raw_settings: Arc<RawSettings>,
 }
 
 /// The URL and the data directory of this daemon.
 #[derive(Clone, Debug)]
-pub struct NodePlace {
+pub struct LocalNode {
     /// The URL at which other daemons and services reach this one.
     pub url: String,
     /// The directory whose free space the node reports.
@@ -77,7 +77,7 @@ impl Platform {
 
     /// The settings of a section.
     pub fn settings<S: Settings>(&self) -> Result<S> {
-        S::read(&self.given).map_err(Error::internal)
+        S::read(&self.raw_settings).map_err(Error::internal)
     }
 
     /// The current time of the platform's clock.
@@ -86,11 +86,11 @@ impl Platform {
     }
 
     /// Rejects a list that is longer than [`Platform::max_unpaged_list`], with the remedy: no list is truncated silently.
-    pub fn refuse_long_list(&self, length: usize, of: &str, way_out: &str) -> Result<()> {
+    pub fn check_list_length(&self, length: usize, of: &str, remedy: &str) -> Result<()> {
         if length > self.max_unpaged_list {
             return Err(Error::new(
                 &request::LIST_TOO_LONG,
-                format!("there are more than {} {of}; {way_out}", self.max_unpaged_list),
+                format!("there are more than {} {of}; {remedy}", self.max_unpaged_list),
             ));
         }
         Ok(())

@@ -6,13 +6,13 @@ use crate::outbound::InstanceUrl;
 
 /// Whether requests may be routed to an instance (decision "Services without an instance").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Routable {
+pub enum Eligibility {
     /// Healthy.
-    Yes,
+    Eligible,
     /// Degraded by slow responses: used only if the service has no healthy instance.
-    IfNoBetter,
+    Fallback,
     /// Draining, Unknown or Unreachable.
-    No,
+    Ineligible,
 }
 
 /// An instance as the gateway's routing table stores it.
@@ -20,7 +20,7 @@ pub enum Routable {
 pub struct Backend {
     pub instance_id: Arc<str>,
     pub url: Arc<InstanceUrl>,
-    pub routable: Routable,
+    pub eligibility: Eligibility,
 }
 
 /// Receives the registry's updates. Implemented by the gateway's routing table.
@@ -38,7 +38,7 @@ pub trait Routes: Send + Sync + 'static {
 
 /// The ids of instances that the gateway could not connect to, for the registry to probe at once. The channel is bounded; a
 /// report that is dropped only delays detection until the next regular probe.
-pub type Suspects = tokio::sync::mpsc::Sender<Arc<str>>;
+pub type UnreachableReports = tokio::sync::mpsc::Sender<Arc<str>>;
 
 /// Called for instances that the gateway could not connect to.
 pub trait UnreachableHook: Send + Sync + 'static {

@@ -211,7 +211,7 @@ pub enum Words {
 
 impl Words {
     /// The words; empty if there are none.
-    pub fn of(given: Option<Words>) -> Vec<String> {
+    pub fn or_empty(given: Option<Words>) -> Vec<String> {
         match given {
             Some(Words::Given(words)) => words,
             None => Vec::new(),
@@ -255,8 +255,8 @@ pub fn command() -> clap::Command {
 
 /// Parses a duration in seconds, 0.001 to 86400.
 pub fn seconds(text: &str) -> Result<std::time::Duration, String> {
-    let span = text.parse().ok().filter(|count| (0.001..=86_400.0).contains(count));
-    let span = span.and_then(|count| std::time::Duration::try_from_secs_f64(count).ok());
+    let duration = text.parse().ok().filter(|count| (0.001..=86_400.0).contains(count));
+    let span = duration.and_then(|count| std::time::Duration::try_from_secs_f64(count).ok());
     span.ok_or_else(|| "expected a number of seconds from 0.001 to 86400".into())
 }
 
@@ -376,12 +376,12 @@ mod tests {
     fn everything_after_the_operation_or_the_path_belongs_to_it() {
         let args = parse("oo call x --help -f - --env=a").unwrap();
         let Command::Call { operation, file, .. } = args.command else { panic!("another command") };
-        assert_eq!(Words::of(operation), ["x", "--help", "-f", "-", "--env=a"]);
+        assert_eq!(Words::or_empty(operation), ["x", "--help", "-f", "-", "--env=a"]);
         assert!(args.common.env.is_none() && file.is_none());
 
         let args = parse("oo post -e prod -f - /x --help --env=a --timeout").unwrap();
         let Command::Post(BodyArgs { file, raw }) = args.command else { panic!("another command") };
-        assert_eq!(Words::of(raw.request), ["/x", "--help", "--env=a", "--timeout"]);
+        assert_eq!(Words::or_empty(raw.request), ["/x", "--help", "--env=a", "--timeout"]);
         assert_eq!((args.common.env.as_deref(), file.as_deref()), (Some("prod"), Some("-")));
     }
 }

@@ -7,27 +7,27 @@ use std::{
     time::Duration,
 };
 
-use openorch_sdk::{OpenResponse, api::platform::BACKUP, http::Method};
+use openorch_sdk::{StreamingResponse, api::platform::BACKUP, http::Method};
 
-use crate::{context::Context, failure::Failure, raw};
+use crate::{context::Context, error::CliError, raw};
 
 /// First bytes of a backup, which is an SQLite database (https://www.sqlite.org/fileformat.html, 1.2).
-const SQLITE: &[u8] = b"SQLite format 3\0";
+const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 /// Read timeout: the daemon finishes its copy before it sends the first byte.
-const SILENCE: Duration = Duration::from_secs(3600);
+const READ_TIMEOUT: Duration = Duration::from_secs(3600);
 
-pub async fn run(context: &Context, file: &Path) -> Result<String, Failure> {
+pub async fn run(context: &Context, file: &Path) -> Result<String, CliError> {
     // Checked before the daemon starts the backup.
-    let part = Part::make(file)?;
+    let part = PartialFile::create(file)?;
     let mut connection = context.connection_for(BACKUP.row)?;
-    connection.client = connection.client.with_silence_limit(SILENCE)?;
-    let asked = connection.client.open(Method::POST, BACKUP.row.path, None);
-    let answer = context.answered(&connection, Some(BACKUP.row.id), asked).await?;
+    connection.client = connection.client.with_read_timeout(READ_TIMEOUT)?;
+    let asked = connection.client.stream(Method::POST, BACKUP.row.path, None);
+    let answer = context.await_answer(&connection, Some(BACKUP.row.id), asked).await?;
     if !answer.status.is_success() {
-        let refusal = raw::refusal(BACKUP.row.id.into(), answer.whole().await?);
-        return Err(context.explained(refusal, connection.caller.as_ref()));
+        let refusal = raw::refusal(BACKUP.row.id.into(), answer.read_to_end().await?);
+        return Err(context.with_hint(refusal, connection.caller.as_ref()));
     }
-    let size = part.fill(answer).await?;
+    let size = part.save(answer).await?;
     Ok(format!(
         "saved all data of {1} in `{0}`, {size} bytes; keep the file safe: it contains secrets",
         file.display(),
@@ -36,15 +36,15 @@ pub async fn run(context: &Context, file: &Path) -> Result<String, Failure> {
 }
 
 /// The incomplete file, under a temporary name. Dropping it removes the file.
-struct Part<'a> {
+struct PartialFile<'a> {
     file: &'a Path,
     path: PathBuf,
     open: File,
 }
 
-impl Part<'_> {
-    fn make(file: &Path) -> Result<Part<'_>, Failure> {
-        refuse_another(file)?;
+impl PartialFile<'_> {
+    fn create(file: &Path) -> Result<PartialFile<'_>, CliError> {
+        ensure_absent(file)?;
         let mut path = file.as_os_str().to_owned();
         path.push(".part");
         let path = PathBuf::from(path);
@@ -53,49 +53,49 @@ impl Part<'_> {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let open = options.open(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => Failure::Usage(format!(
+            io::ErrorKind::AlreadyExists => CliError::Usage(format!(
                 "`{}` already exists: another backup is running or was interrupted; remove the file, or choose another name",
                 path.display()
             )),
             _ => cannot_write(&path, &error),
         })?;
-        Ok(Part { file, path, open })
+        Ok(PartialFile { file, path, open })
     }
 
-    async fn fill(mut self, mut answer: OpenResponse) -> Result<u64, Failure> {
+    async fn save(mut self, mut answer: StreamingResponse) -> Result<u64, CliError> {
         let mut size = 0;
-        let mut beginning: Vec<u8> = Vec::new();
+        let mut head: Vec<u8> = Vec::new();
         while let Some(piece) = answer.chunk().await? {
-            if size < SQLITE.len() as u64 {
-                beginning.extend(piece.iter().take(SQLITE.len() - beginning.len()));
+            if size < SQLITE_MAGIC.len() as u64 {
+                head.extend(piece.iter().take(SQLITE_MAGIC.len() - head.len()));
             }
             self.open.write_all(&piece).map_err(|error| cannot_write(&self.path, &error))?;
             size += piece.len() as u64;
         }
-        if beginning != SQLITE {
-            return Err(Failure::Other("the server's response is not a backup; is it an OpenOrch daemon?".into()));
+        if head != SQLITE_MAGIC {
+            return Err(CliError::Other("the server's response is not a backup; is it an OpenOrch daemon?".into()));
         }
         self.open.sync_all().map_err(|error| cannot_write(&self.path, &error))?;
-        refuse_another(self.file)?;
+        ensure_absent(self.file)?;
         fs::rename(&self.path, self.file).map_err(|error| cannot_write(self.file, &error))?;
         Ok(size)
     }
 }
 
-impl Drop for Part<'_> {
+impl Drop for PartialFile<'_> {
     fn drop(&mut self) {
         // Fails after the rename, when the file no longer has this name.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-fn refuse_another(file: &Path) -> Result<(), Failure> {
+fn ensure_absent(file: &Path) -> Result<(), CliError> {
     match file.exists() {
         false => Ok(()),
-        true => Err(Failure::Usage(format!("`{}` already exists; choose another name", file.display()))),
+        true => Err(CliError::Usage(format!("`{}` already exists; choose another name", file.display()))),
     }
 }
 
-fn cannot_write(path: &Path, error: &io::Error) -> Failure {
-    Failure::Other(format!("cannot write `{}`: {error}", path.display()))
+fn cannot_write(path: &Path, error: &io::Error) -> CliError {
+    CliError::Other(format!("cannot write `{}`: {error}", path.display()))
 }

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use openorch_sdk::{
-    api::{self, Parts, Row},
+    api::{self, Operation, RequestParts},
     http::Method,
     path_and_query,
 };
@@ -11,11 +11,12 @@ use serde::Serialize;
 use crate::{
     args::Format,
     context::Context,
-    curl, documents,
-    failure::Failure,
+    curl,
+    error::CliError,
     flag::Flag,
     input::Inputs,
-    print::{self, Cell, Column, Kind, Output},
+    manifest,
+    print::{self, Cell, Column, Output, TableLayout},
     raw,
 };
 
@@ -25,40 +26,40 @@ pub async fn run(
     words: Vec<String>,
     file: Option<String>,
     curl: bool,
-) -> Result<Output, Failure> {
+) -> Result<Output, CliError> {
     let mut words = words.into_iter();
     let Some(id) = words.next() else { return list(context).map(Output::Text) };
-    let row = api::operations().find(|row| row.id == id).ok_or_else(|| unknown(&id))?;
-    let given = options(context, row, words)?;
+    let row = api::operations().find(|row| row.id == id).ok_or_else(|| unknown_operation(&id))?;
+    let given = parse_arguments(context, row, words)?;
     let inputs = Inputs::of(row);
     if given.help {
         return Ok(describe(row, &inputs).into());
     }
     print::check_answer_format(context.common.output)?;
-    let body = given.file.or(file).map(|file| documents::one_of(&file)).transpose()?;
+    let body = given.file.or(file).map(|file| manifest::read_one(&file)).transpose()?;
     let parts = inputs.fill(given.flags, body)?;
     if curl || given.curl {
         return as_curl(context, row, &parts).map(Output::Text);
     }
     if row.stream().is_some() {
-        return raw::streamed(context, row, &parts).await;
+        return raw::call_streamed(context, row, &parts).await;
     }
     let answer = context.send(&context.connection_for(row)?, row, &parts).await?;
     print::answer(context.common.output, &String::from_utf8_lossy(&answer.bytes)).map(Output::Text)
 }
 
 /// The call as a curl command line.
-pub fn as_curl(context: &Context, row: &'static Row, parts: &Parts) -> Result<String, Failure> {
+pub fn as_curl(context: &Context, row: &'static Operation, parts: &RequestParts) -> Result<String, CliError> {
     let client = context.anonymous()?.client;
     let body = parts.body.as_ref().map(|body| body.to_string());
     let request = curl::Request {
         method: Method::from_bytes(row.method.as_str().as_bytes()).unwrap_or_default(),
-        url: client.address_of(&path_and_query(row, parts)?)?,
+        url: client.url_for(&path_and_query(row, parts)?)?,
         token: !matches!(row.access, api::Access::Public) || context.token_if_any()?.is_some(),
         defaults: client.headers(),
         headers: &[],
         body: body.as_ref().map(|body| curl::Body::Json(body.as_bytes())),
-        follows: false,
+        follow_redirects: false,
     };
     Ok(curl::line(&request, &context.common))
 }
@@ -72,31 +73,35 @@ struct Arguments {
 }
 
 /// Parses the arguments. Only the short options of `oo` are accepted here; long ones would hide keys.
-fn options(context: &mut Context, row: &Row, mut words: impl Iterator<Item = String>) -> Result<Arguments, Failure> {
-    let mut taken = Arguments::default();
+fn parse_arguments(
+    context: &mut Context,
+    row: &Operation,
+    mut words: impl Iterator<Item = String>,
+) -> Result<Arguments, CliError> {
+    let mut arguments = Arguments::default();
     while let Some(word) = words.next() {
-        let mut value = || words.next().ok_or_else(|| Failure::Usage(format!("`{word}` requires a value")));
+        let mut value = || words.next().ok_or_else(|| CliError::Usage(format!("`{word}` requires a value")));
         match word.as_str() {
-            "--help" | "-h" => taken.help = true,
-            "--curl" => taken.curl = true,
-            "-f" => taken.file = Some(value()?),
+            "--help" | "-h" => arguments.help = true,
+            "--curl" => arguments.curl = true,
+            "-f" => arguments.file = Some(value()?),
             "-e" => context.common.env = Some(value()?),
             "-u" => context.common.user = Some(value()?),
             "-o" => {
                 let format = Format::from_str(&value()?, false);
                 context.common.output =
-                    Some(format.map_err(|_| Failure::Usage("`-o` must be json or yaml here".into()))?);
+                    Some(format.map_err(|_| CliError::Usage("`-o` must be json or yaml here".into()))?);
             }
-            _ => taken.flags.push(
-                Flag::parse(&word).map_err(|refusal| refusal.hinted(format!("see `oo call {} --help`", row.id)))?,
+            _ => arguments.flags.push(
+                Flag::parse(&word).map_err(|refusal| refusal.with_hint(format!("see `oo call {} --help`", row.id)))?,
             ),
         }
     }
-    Ok(taken)
+    Ok(arguments)
 }
 
 /// Lists all operations.
-fn list(context: &Context) -> Result<String, Failure> {
+fn list(context: &Context) -> Result<String, CliError> {
     #[derive(Serialize)]
     struct Shown {
         id: &'static str,
@@ -104,7 +109,7 @@ fn list(context: &Context) -> Result<String, Failure> {
         path: &'static str,
         summary: String,
     }
-    const TABLE: Kind = Kind {
+    const TABLE: TableLayout = TableLayout {
         columns: &[
             Column::new("OPERATION", Cell::Text(&["id"])),
             Column::new("METHOD", Cell::Text(&["method"])),
@@ -116,13 +121,14 @@ fn list(context: &Context) -> Result<String, Failure> {
     let shown: Vec<Shown> = api::operations()
         .map(|row| Shown { id: row.id, method: row.method.as_str(), path: row.path, summary: row.summary() })
         .collect();
-    print::list(context.format(), &TABLE, &print::as_things(&shown)?)
+    print::list(context.format(), &TABLE, &print::to_items(&shown)?)
 }
 
-fn describe(row: &Row, inputs: &Inputs) -> String {
+fn describe(row: &Operation, inputs: &Inputs) -> String {
     let doc: Vec<_> = row.doc.lines().map(str::trim).collect();
     let mut text = format!("{}\n\n{} {}\n", doc.join("\n").trim(), row.method.as_str(), row.path);
-    let keys: Vec<_> = inputs.known().into_iter().map(|key| (format!("--{}=<{}>", key.name, key.kind), key)).collect();
+    let keys: Vec<_> =
+        inputs.parameters().into_iter().map(|key| (format!("--{}=<{}>", key.name, key.kind), key)).collect();
     let width = keys.iter().map(|(shown, _)| shown.len()).max().unwrap_or_default();
     for (shown, key) in keys {
         let about = key.about.replace('\n', " ");
@@ -131,7 +137,7 @@ fn describe(row: &Row, inputs: &Inputs) -> String {
     text
 }
 
-fn unknown(id: &str) -> Failure {
+fn unknown_operation(id: &str) -> CliError {
     let wanted = id.to_lowercase();
     let near: Vec<_> = api::operations()
         .map(|row| row.id)
@@ -140,7 +146,7 @@ fn unknown(id: &str) -> Failure {
             known.contains(&wanted) || wanted.contains(&known)
         })
         .collect();
-    let way_out =
+    let hint =
         if near.is_empty() { "`oo call` lists them".into() } else { format!("did you mean {}?", near.join(", ")) };
-    Failure::Usage(format!("no operation `{id}`; {way_out}"))
+    CliError::Usage(format!("no operation `{id}`; {hint}"))
 }

@@ -11,7 +11,7 @@ use openorch_sdk::api;
 use crate::{
     args,
     context::Context,
-    failure::printable,
+    error::printable,
     input::Inputs,
     resource::{self, Resource},
 };
@@ -24,7 +24,7 @@ pub enum Shell {
 }
 
 /// Timeout for values that come from the server.
-const PATIENCE: Duration = Duration::from_secs(1);
+const SERVER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The completion script of a shell.
 pub fn script(shell: Shell) -> String {
@@ -41,18 +41,18 @@ type Candidate = (String, String);
 
 /// The candidates for the last word, which is unfinished. Never fails: a shell cannot show an error here.
 pub async fn candidates(context: &mut Context, mut words: Vec<String>) -> String {
-    context.common.timeout = Some(PATIENCE);
+    context.common.timeout = Some(SERVER_TIMEOUT);
     let current = words.pop().unwrap_or_default();
     let mut tree = args::command();
     tree.build();
-    let place = Place::find(context, &tree, &words);
-    let found = place.candidates(context, &current).await;
+    let cursor = Cursor::find(context, &tree, &words);
+    let found = cursor.candidates(context, &current).await;
     let fitting = found.into_iter().filter(|(word, _)| word.starts_with(&current) && *word != current);
     fitting.map(|(word, about)| format!("{}\t{}\n", printable(&word), printable(&about))).collect()
 }
 
 /// Position of the unfinished word in the command line.
-struct Place<'a> {
+struct Cursor<'a> {
     command: &'a Command,
     group: Option<&'static Resource>,
     /// The option whose value is being completed.
@@ -63,9 +63,9 @@ struct Place<'a> {
     input: &'a [String],
 }
 
-impl<'a> Place<'a> {
-    fn find(context: &mut Context, tree: &'a Command, words: &'a [String]) -> Place<'a> {
-        let mut place = Place { command: tree, group: None, option: None, words: 0, input: &[] };
+impl<'a> Cursor<'a> {
+    fn find(context: &mut Context, tree: &'a Command, words: &'a [String]) -> Cursor<'a> {
+        let mut place = Cursor { command: tree, group: None, option: None, words: 0, input: &[] };
         for (at, word) in words.iter().enumerate() {
             if let Some(option) = place.option.take() {
                 match option.get_id().as_str() {
@@ -74,11 +74,11 @@ impl<'a> Place<'a> {
                     _ => {}
                 }
             } else if word.starts_with('-') {
-                let named = |arg: &&Arg| names(arg).contains(word);
+                let named = |arg: &&Arg| spellings(arg).contains(word);
                 let takes_value = |arg: &&Arg| arg.get_action().takes_values() && !arg.is_require_equals_set();
                 place.option = place.command.get_arguments().find(named).filter(takes_value);
             } else if let Some(command) = place.command.find_subcommand(word) {
-                place.group = place.group.or_else(|| resource::named(command.get_name()));
+                place.group = place.group.or_else(|| resource::find_resource(command.get_name()));
                 place.command = command;
                 place.words = 0;
             } else if place.command.is_allow_external_subcommands_set() {
@@ -131,14 +131,14 @@ impl<'a> Place<'a> {
             ("env" | "environment", _) => environments(context),
             ("user", _) | ("slug", "login" | "logout" | "switch") => users(context),
             ("id" | "ids", _) => match self.group {
-                Some(group) => live(context, group).await,
+                Some(group) => server_items(context, group).await,
                 None => Vec::new(),
             },
             ("words", "man") => {
                 args::command().get_subcommands().map(|command| (command.get_name().into(), String::new())).collect()
             }
-            (id, _) => match things_named(id) {
-                Some(group) => live(context, group).await,
+            (id, _) => match resource_of_key(id) {
+                Some(group) => server_items(context, group).await,
                 None => Vec::new(),
             },
         }
@@ -160,8 +160,8 @@ impl<'a> Place<'a> {
 }
 
 /// The group of the items that a key of an operation refers to.
-fn things_named(key: &str) -> Option<&'static Resource> {
-    resource::named(match key {
+fn resource_of_key(key: &str) -> Option<&'static Resource> {
+    resource::find_resource(match key {
         "userId" => "user",
         "roleId" | "roleIds" | "role" | "roles" => "role",
         "organizationId" => "org",
@@ -170,8 +170,8 @@ fn things_named(key: &str) -> Option<&'static Resource> {
 }
 
 /// The keys of an operation, or the values of the key being completed.
-async fn keys(context: &Context, row: &'static api::Row, current: &str) -> Vec<Candidate> {
-    let keys = Inputs::of(row).known();
+async fn keys(context: &Context, row: &'static api::Operation, current: &str) -> Vec<Candidate> {
+    let keys = Inputs::of(row).parameters();
     let Some((begun, _)) = current.split_once('=') else {
         return keys.into_iter().map(|key| (format!("--{}=", key.name), key.about.replace('\n', " "))).collect();
     };
@@ -181,7 +181,7 @@ async fn keys(context: &Context, row: &'static api::Row, current: &str) -> Vec<C
         // The id that a remove operation takes is one that its group lists.
         (_, "path") => {
             match resource::RESOURCES.iter().find(|group| group.remove.is_some_and(|remove| remove.id == row.id)) {
-                Some(group) => live(context, group).await,
+                Some(group) => server_items(context, group).await,
                 None => Vec::new(),
             }
         }
@@ -208,7 +208,7 @@ fn options(command: &Command) -> Vec<Candidate> {
 }
 
 /// The spellings of an option.
-fn names(arg: &Arg) -> Vec<String> {
+fn spellings(arg: &Arg) -> Vec<String> {
     let long = arg.get_long_and_visible_aliases().unwrap_or_default().into_iter().map(|name| format!("--{name}"));
     long.chain(arg.get_short().map(|short| format!("-{short}"))).collect()
 }
@@ -224,8 +224,8 @@ fn users(context: &Context) -> Vec<Candidate> {
     users.unwrap_or_default().into_iter().map(|slug| (slug, String::new())).collect()
 }
 
-async fn live(context: &Context, group: &'static Resource) -> Vec<Candidate> {
-    let mut things = resource::things(context, group).await.unwrap_or_default();
+async fn server_items(context: &Context, group: &'static Resource) -> Vec<Candidate> {
+    let mut things = resource::completion_items(context, group).await.unwrap_or_default();
     // A name that looks like an option would be parsed as one.
     things.retain(|(name, _)| !name.is_empty() && !name.starts_with('-'));
     things

@@ -7,11 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use openorch_sdk::private_file::{self, Replaced};
+use openorch_sdk::private_file::{self, Replacement};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_norway::Value;
 
-use crate::failure::{Failure, warn};
+use crate::error::{CliError, warn};
 
 #[derive(Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -79,7 +79,7 @@ pub struct ConfigFile {
 }
 
 /// Why a file is not a settings file of `oo`. Never quotes it: its values are tokens.
-struct Broken(String);
+struct InvalidFile(String);
 
 impl ConfigFile {
     pub fn in_home() -> ConfigFile {
@@ -89,20 +89,20 @@ impl ConfigFile {
         ConfigFile { path: home.map(|home| home.join(".openorch").join("cliConfig.yaml")) }
     }
 
-    pub fn path(&self) -> Result<&Path, Failure> {
-        let no_home = || Failure::Other("there is no home directory to store settings in; set HOME".into());
+    pub fn path(&self) -> Result<&Path, CliError> {
+        let no_home = || CliError::Other("there is no home directory to store settings in; set HOME".into());
         self.path.as_deref().ok_or_else(no_home)
     }
 
-    pub fn has_place(&self) -> bool {
+    pub fn has_path(&self) -> bool {
         self.path.is_some()
     }
 
     /// The stored settings. A broken or foreign file is refused, with the remedy.
-    pub fn load(&self) -> Result<Config, Failure> {
+    pub fn load(&self) -> Result<Config, CliError> {
         let path = self.path()?;
-        read(path)?.map_err(|Broken(why)| {
-            Failure::Other(format!(
+        read(path)?.map_err(|InvalidFile(why)| {
+            CliError::Other(format!(
                 "`{}`: {why}; repair it, or start over with `oo env add NAME URL`, which renames this file",
                 path.display()
             ))
@@ -111,11 +111,11 @@ impl ConfigFile {
 
     /// Reads, changes and writes the file under a lock against other `oo` processes. If the change fails, nothing is
     /// written. A broken or foreign file is renamed first, never overwritten.
-    pub fn change<T>(&self, change: impl FnOnce(&mut Config) -> Result<T, Failure>) -> Result<T, Failure> {
+    pub fn change<T>(&self, change: impl FnOnce(&mut Config) -> Result<T, CliError>) -> Result<T, CliError> {
         let path = self.path()?;
         let failed = |what: &dyn std::fmt::Display| {
-            Failure::Other(format!("cannot write the settings `{}`: {what}", path.display()))
-                .hinted("make the file writable; with OPENORCH_TOKEN and OPENORCH_URL set, `oo` works without it")
+            CliError::Other(format!("cannot write the settings `{}`: {what}", path.display()))
+                .with_hint("make the file writable; with OPENORCH_TOKEN and OPENORCH_URL set, `oo` works without it")
         };
         let _held = private_file::lock(path).map_err(|error| failed(&error))?;
         let (mut config, broken) = match read(path)? {
@@ -127,36 +127,36 @@ impl ConfigFile {
         if text.len() as u64 > MAX_BYTES {
             return Err(failed(&format!("they would exceed the limit of {MAX_BYTES} bytes")));
         }
-        if let Some(Broken(why)) = broken {
-            let aside = set_aside(path).map_err(|error| failed(&error))?;
-            warn(&format!("`{}`: {why}; it was renamed to `{}`", path.display(), aside.display()));
+        if let Some(InvalidFile(why)) = broken {
+            let backup = move_to_backup_name(path).map_err(|error| failed(&error))?;
+            warn(&format!("`{}`: {why}; it was renamed to `{}`", path.display(), backup.display()));
         }
-        if private_file::replace(path, &text).map_err(|error| failed(&error))? == Replaced::InPlace {
+        if private_file::replace(path, &text).map_err(|error| failed(&error))? == Replacement::InPlace {
             warn(&format!("`{}` is a mount point, so it was overwritten in place", path.display()));
         }
         Ok(answer)
     }
 }
 
-fn read(path: &Path) -> Result<Result<Config, Broken>, Failure> {
-    let failed = |error: io::Error| Failure::Other(format!("cannot read the settings `{}`: {error}", path.display()));
+fn read(path: &Path) -> Result<Result<Config, InvalidFile>, CliError> {
+    let failed = |error: io::Error| CliError::Other(format!("cannot read the settings `{}`: {error}", path.display()));
     if fs::metadata(path).is_ok_and(|file| file.len() > MAX_BYTES) {
-        return Ok(Err(Broken("it is too large to be a settings file of `oo`".into())));
+        return Ok(Err(InvalidFile("it is too large to be a settings file of `oo`".into())));
     }
     match private_file::read(path) {
         Ok(text) => Ok(parse(&text.unwrap_or_default())),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Ok(Err(Broken("it is not text, so not a settings file of `oo`".into())))
+            Ok(Err(InvalidFile("it is not text, so not a settings file of `oo`".into())))
         }
         Err(error) => Err(failed(error)),
     }
 }
 
-fn parse(text: &str) -> Result<Config, Broken> {
+fn parse(text: &str) -> Result<Config, InvalidFile> {
     if text.trim().is_empty() {
         return Ok(Config::default());
     }
-    let foreign = |at: String| Broken(format!("{at}this is not a settings file of `oo`"));
+    let foreign = |at: String| InvalidFile(format!("{at}this is not a settings file of `oo`"));
     let config: Config = serde_norway::from_str(text)
         .map_err(|error| foreign(error.location().map(|at| format!("line {}: ", at.line())).unwrap_or_default()))?;
     if config.environments.is_empty() && config.selected_environment.is_empty() {
@@ -171,18 +171,18 @@ fn parse(text: &str) -> Result<Config, Broken> {
 }
 
 /// Renames the file to a free name in the same directory.
-fn set_aside(path: &Path) -> io::Result<PathBuf> {
-    let beside = |suffix: &str| {
+fn move_to_backup_name(path: &Path) -> io::Result<PathBuf> {
+    let with_suffix = |suffix: &str| {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
         PathBuf::from(name)
     };
     let names = std::iter::once(".broken".to_owned()).chain((2..).map(|count| format!(".broken-{count}")));
     for name in names {
-        let aside = beside(&name);
-        if fs::symlink_metadata(&aside).is_err() {
-            fs::rename(path, &aside)?;
-            return Ok(aside);
+        let backup = with_suffix(&name);
+        if fs::symlink_metadata(&backup).is_err() {
+            fs::rename(path, &backup)?;
+            return Ok(backup);
         }
     }
     unreachable!("the sequence of names is infinite")
@@ -299,7 +299,7 @@ environments:
             let refusal = file.load().err().unwrap().to_string();
             assert!(refusal.contains("cliConfig.yaml") && refusal.contains(words), "{refusal}");
             assert!(!refusal.contains("s3cret"), "{refusal}");
-            assert!(file.change(|_| Err::<(), _>(Failure::Other(String::new()))).is_err());
+            assert!(file.change(|_| Err::<(), _>(CliError::Other(String::new()))).is_err());
             assert_eq!(std::fs::read(file.path().unwrap()).unwrap(), bytes, "a change that fails moves nothing");
 
             std::fs::write(folder.path().join("cliConfig.yaml.broken"), "older").unwrap();

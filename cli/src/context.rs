@@ -5,7 +5,7 @@
 use openorch_sdk::{
     Client, ClientFactory, Error, Response, SdkSettings,
     api::{
-        Access, Effect, Parts, Row,
+        Access, Effect, Operation, RequestParts,
         error::{access, request},
         op,
     },
@@ -14,7 +14,7 @@ use openorch_sdk::{
 use crate::{
     args::{Common, Format},
     config::{Config, ConfigFile},
-    failure::Failure,
+    error::CliError,
     progress::Progress,
 };
 
@@ -68,22 +68,22 @@ impl Context {
     }
 
     /// The stored settings. Scripts that configure everything through variables need no home directory.
-    pub fn config(&self) -> Result<Config, Failure> {
-        let needs_none = self.variables.url.is_some() && self.common.env.is_none() && !self.file.has_place();
+    pub fn config(&self) -> Result<Config, CliError> {
+        let needs_none = self.variables.url.is_some() && self.common.env.is_none() && !self.file.has_path();
         if needs_none { Ok(Config::default()) } else { self.file.load() }
     }
 
-    pub fn server(&self) -> Result<Server, Failure> {
+    pub fn server(&self) -> Result<Server, CliError> {
         server(&self.common, &self.variables, &self.config()?)
     }
 
     /// A connection without a token.
-    pub fn anonymous(&self) -> Result<Connection, Failure> {
+    pub fn anonymous(&self) -> Result<Connection, CliError> {
         Ok(Connection { client: ClientFactory::new(&self.server()?.url)?.client(), caller: None })
     }
 
     /// A connection with the user's token, if there is one.
-    pub fn connection_if_signed_in(&self) -> Result<Connection, Failure> {
+    pub fn connection_if_signed_in(&self) -> Result<Connection, CliError> {
         let config = self.config()?;
         let server = server(&self.common, &self.variables, &config)?;
         let client = ClientFactory::new(&server.url)?.client();
@@ -94,13 +94,13 @@ impl Context {
     }
 
     /// A connection with the user's token.
-    pub fn connection(&self) -> Result<Connection, Failure> {
+    pub fn connection(&self) -> Result<Connection, CliError> {
         let token = self.token()?;
         Ok(Connection { client: self.anonymous()?.client.with_token(&token.text)?, caller: Some(token.source) })
     }
 
     /// The token to use, if there is one.
-    pub fn token_if_any(&self) -> Result<Option<Token>, Failure> {
+    pub fn token_if_any(&self) -> Result<Option<Token>, CliError> {
         let config = self.config()?;
         let server = server(&self.common, &self.variables, &config)?;
         token(&self.common, &self.variables, &config, &server)
@@ -110,18 +110,18 @@ impl Context {
         self.variables.token.is_some()
     }
 
-    pub fn token(&self) -> Result<Token, Failure> {
+    pub fn token(&self) -> Result<Token, CliError> {
         let config = self.config()?;
         let server = server(&self.common, &self.variables, &config)?;
         token(&self.common, &self.variables, &config, &server)?.ok_or_else(|| {
             let others = config.environments.get(&server.name).is_some_and(|known| !known.users.is_empty());
-            let way_out = if others { "run `oo login`, or choose a user with `oo switch`" } else { "run `oo login`" };
-            Failure::NotSignedIn(format!("not signed in to `{}` ({}); {way_out}", server.name, server.url))
+            let hint = if others { "run `oo login`, or choose a user with `oo switch`" } else { "run `oo login`" };
+            CliError::NotSignedIn(format!("not signed in to `{}` ({}); {hint}", server.name, server.url))
         })
     }
 
     /// The connection that an operation requires.
-    pub fn connection_for(&self, row: &Row) -> Result<Connection, Failure> {
+    pub fn connection_for(&self, row: &Operation) -> Result<Connection, CliError> {
         match row.access {
             Access::Public => self.connection_if_signed_in(),
             _ => self.connection(),
@@ -129,40 +129,45 @@ impl Context {
     }
 
     /// Calls an operation with prepared parts.
-    pub async fn send(&self, connection: &Connection, row: &'static Row, parts: &Parts) -> Result<Response, Failure> {
+    pub async fn send(
+        &self,
+        connection: &Connection,
+        row: &'static Operation,
+        parts: &RequestParts,
+    ) -> Result<Response, CliError> {
         // A server may close the connection on an oversized body before its error can be read.
         let size = parts.body.as_ref().map_or(0, |body| body.to_string().len());
-        let limit = row.body_limit.unwrap_or(op::BODY_LIMIT);
+        let limit = row.max_body_bytes.unwrap_or(op::DEFAULT_MAX_BODY_BYTES);
         if size > limit {
-            return Err(Failure::Usage(format!("the body has {size} bytes; {} accepts at most {limit}", row.id)));
+            return Err(CliError::Usage(format!("the body has {size} bytes; {} accepts at most {limit}", row.id)));
         }
         let writes = (row.effect() == Effect::Write).then_some(row.id);
-        self.answered(connection, writes, connection.client.call_row(row, parts)).await
+        self.await_answer(connection, writes, connection.client.call_operation(row, parts)).await
     }
 
     /// Waits for an answer, up to `--timeout`; `writes` names the call if it changes something. Adds a hint to an error
     /// where only the command line knows the remedy.
-    pub async fn answered<T>(
+    pub async fn await_answer<T>(
         &self,
         connection: &Connection,
         writes: Option<&str>,
         call: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, CliError> {
         let url = connection.client.url();
         let call = self.progress.wait(url, writes, call);
         let answer = match self.common.timeout {
             Some(patience) => tokio::time::timeout(patience, call).await.map_err(|_| {
                 let seconds = patience.as_secs_f64();
-                Failure::NoAnswer(format!("no answer from {url} within {seconds} s; `--timeout` changes the limit"))
+                CliError::NoAnswer(format!("no answer from {url} within {seconds} s; `--timeout` changes the limit"))
             })?,
             None => call.await,
         };
-        answer.map_err(|error| self.explained(error, connection.caller.as_ref()))
+        answer.map_err(|error| self.with_hint(error, connection.caller.as_ref()))
     }
 
     /// The error with a hint, where only the command line knows the remedy.
-    pub fn explained(&self, error: Error, caller: Option<&Source>) -> Failure {
-        let way_out = match &error {
+    pub fn with_hint(&self, error: Error, caller: Option<&Source>) -> CliError {
+        let hint = match &error {
             Error::Unreachable { .. } => {
                 "is the daemon running there? `oo doctor` diagnoses; `oo env select` selects another environment"
                     .to_owned()
@@ -170,7 +175,7 @@ impl Context {
             // By code: services behind the gateway and `isAuthorized` also answer 401, with another meaning.
             refusal if refusal.is(&access::SESSION_ENDED) || refusal.is(&access::INVALID_TOKEN) => match caller {
                 Some(Source::Variable) => "the token came from OPENORCH_TOKEN; replace it".to_owned(),
-                Some(Source::Stored(slug)) => format!("sign in again with `{} {slug}`", self.command("login")),
+                Some(Source::Stored(slug)) => format!("sign in again with `{} {slug}`", self.oo_command("login")),
                 None => return error.into(),
             },
             refusal if refusal.is(&request::NO_SUCH_OPERATION) => {
@@ -178,11 +183,11 @@ impl Context {
             }
             _ => return error.into(),
         };
-        Failure::from(error).hinted(way_out)
+        CliError::from(error).with_hint(hint)
     }
 
     /// A command line of `oo` that reaches the same environment.
-    pub fn command(&self, words: &str) -> String {
+    pub fn oo_command(&self, words: &str) -> String {
         match &self.common.env {
             Some(name) => format!("oo -e {name} {words}"),
             None => format!("oo {words}"),
@@ -190,7 +195,7 @@ impl Context {
     }
 }
 
-fn server(common: &Common, variables: &SdkSettings, config: &Config) -> Result<Server, Failure> {
+fn server(common: &Common, variables: &SdkSettings, config: &Config) -> Result<Server, CliError> {
     if let Some(name) = &common.env {
         return named(config, name).ok_or_else(|| not_found(name));
     }
@@ -206,12 +211,12 @@ fn server(common: &Common, variables: &SdkSettings, config: &Config) -> Result<S
         return Ok(Server { name: DEFAULT_NAME.into(), url: DEFAULT_URL.into() });
     }
     if config.selected_environment.is_empty() {
-        return Err(Failure::Usage(
+        return Err(CliError::Usage(
             "no environment is selected; list them with `oo env ls` and choose one with `oo env select`".into(),
         ));
     }
     named(config, &config.selected_environment).ok_or_else(|| {
-        Failure::NotFound(format!(
+        CliError::NotFound(format!(
             "the selected environment `{}` no longer exists; list them with `oo env ls` and choose one with `oo env select`",
             config.selected_environment
         ))
@@ -228,15 +233,20 @@ fn named(config: &Config, name: &str) -> Option<Server> {
     }
 }
 
-pub fn not_found(name: &str) -> Failure {
-    Failure::NotFound(format!("environment `{name}` not found; `oo env ls` lists all"))
+pub fn not_found(name: &str) -> CliError {
+    CliError::NotFound(format!("environment `{name}` not found; `oo env ls` lists all"))
 }
 
 pub fn same_url(one: &str, other: &str) -> bool {
     one.trim_end_matches('/').eq_ignore_ascii_case(other.trim_end_matches('/'))
 }
 
-fn token(common: &Common, variables: &SdkSettings, config: &Config, server: &Server) -> Result<Option<Token>, Failure> {
+fn token(
+    common: &Common,
+    variables: &SdkSettings,
+    config: &Config,
+    server: &Server,
+) -> Result<Option<Token>, CliError> {
     // A flag is more specific than a variable exported earlier, and the variable's token belongs to the server it was
     // set for.
     if common.env.is_none()
@@ -254,7 +264,7 @@ fn token(common: &Common, variables: &SdkSettings, config: &Config, server: &Ser
     match &common.user {
         Some(slug) => match stored(slug) {
             Some(token) => Ok(Some(token)),
-            None => Err(Failure::NotSignedIn(format!(
+            None => Err(CliError::NotSignedIn(format!(
                 "`{slug}` is not signed in to `{}` on this machine; run `oo login {slug}`",
                 server.name
             ))),
@@ -280,7 +290,7 @@ mod tests {
         config
     }
 
-    fn resolve(config: &Config, env: &str, user: &str, url: &str, given: &str) -> Result<(String, String), Failure> {
+    fn resolve(config: &Config, env: &str, user: &str, url: &str, given: &str) -> Result<(String, String), CliError> {
         let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
         let common = Common { env: some(env), user: some(user), ..Common::default() };
         let variables = SdkSettings { url: some(url), token: some(given) };
@@ -327,8 +337,8 @@ mod tests {
     fn a_selection_that_is_gone_is_told() {
         let mut config = known();
         config.selected_environment = "gone".into();
-        assert!(matches!(resolve(&config, "", "", "", ""), Err(Failure::NotFound(text)) if text.contains("`gone`")));
+        assert!(matches!(resolve(&config, "", "", "", ""), Err(CliError::NotFound(text)) if text.contains("`gone`")));
         config.selected_environment = String::new();
-        assert!(matches!(resolve(&config, "", "", "", ""), Err(Failure::Usage(_))));
+        assert!(matches!(resolve(&config, "", "", "", ""), Err(CliError::Usage(_))));
     }
 }

@@ -14,7 +14,7 @@ pub struct Request<'a> {
     pub headers: &'a [(String, String)],
     pub body: Option<Body<'a>>,
     /// Whether `oo` follows redirects for this request.
-    pub follows: bool,
+    pub follow_redirects: bool,
 }
 
 pub enum Body<'a> {
@@ -27,18 +27,18 @@ pub enum Body<'a> {
 pub fn line(request: &Request, common: &Common) -> String {
     // Without `-g` curl expands brackets in a URL as ranges.
     let literally = if request.url.contains(['[', ']', '{', '}']) { "-g " } else { "" };
-    let follows = if request.follows { "-L " } else { "" };
-    let mut line = format!("curl -X {} {follows}{literally}{}", request.method, quoted(&request.url));
-    let own = |name: &str| request.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
-    if request.token && !own("authorization") {
+    let follows = if request.follow_redirects { "-L " } else { "" };
+    let mut line = format!("curl -X {} {follows}{literally}{}", request.method, shell_quote(&request.url));
+    let is_overridden = |name: &str| request.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+    if request.token && !is_overridden("authorization") {
         // In double quotes, so that the shell runs the command substitution.
         line.push_str(&format!(" \\\n  -H \"Authorization: Bearer $({})\"", token_command(common)));
     }
-    if request.body.is_some() && !own("content-type") {
+    if request.body.is_some() && !is_overridden("content-type") {
         push_header(&mut line, "Content-Type", "application/json");
     }
     for (name, value) in request.defaults {
-        if !own(name.as_str()) && !value.is_sensitive() {
+        if !is_overridden(name.as_str()) && !value.is_sensitive() {
             push_header(&mut line, name.as_str(), value.to_str().unwrap_or_default());
         }
     }
@@ -51,9 +51,9 @@ pub fn line(request: &Request, common: &Common) -> String {
     }
     match request.body {
         Some(Body::Json(body)) => {
-            line.push_str(&format!(" \\\n  --data-raw {}", quoted(&String::from_utf8_lossy(body))));
+            line.push_str(&format!(" \\\n  --data-raw {}", shell_quote(&String::from_utf8_lossy(body))));
         }
-        Some(Body::File(file)) => line.push_str(&format!(" \\\n  --data-binary {}", quoted(&format!("@{file}")))),
+        Some(Body::File(file)) => line.push_str(&format!(" \\\n  --data-binary {}", shell_quote(&format!("@{file}")))),
         None => {}
     }
     line
@@ -62,14 +62,14 @@ pub fn line(request: &Request, common: &Common) -> String {
 fn push_header(line: &mut String, name: &str, value: &str) {
     // With a colon, curl would omit an empty header.
     let header = if value.is_empty() { format!("{name};") } else { format!("{name}: {value}") };
-    line.push_str(&format!(" \\\n  -H {}", quoted(&header)));
+    line.push_str(&format!(" \\\n  -H {}", shell_quote(&header)));
 }
 
 fn token_command(common: &Common) -> String {
     let mut words = vec!["oo".to_owned()];
     for (flag, value) in [("-e", &common.env), ("-u", &common.user)] {
         if let Some(value) = value {
-            words.extend([flag.to_owned(), quoted(value)]);
+            words.extend([flag.to_owned(), shell_quote(value)]);
         }
     }
     words.push("token".into());
@@ -77,7 +77,7 @@ fn token_command(common: &Common) -> String {
 }
 
 /// Quotes a text as one word of a POSIX shell.
-fn quoted(text: &str) -> String {
+fn shell_quote(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+,=".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         return text.to_owned();
@@ -99,7 +99,7 @@ mod tests {
             ("$(rm)", "'$(rm)'"),
             ("http://h/?a=1&b=2", "'http://h/?a=1&b=2'"),
         ] {
-            assert_eq!(quoted(text), want);
+            assert_eq!(shell_quote(text), want);
         }
     }
 
@@ -114,7 +114,7 @@ mod tests {
             token: true,
             defaults: &defaults,
             headers,
-            follows: body_is_none(&body),
+            follow_redirects: body_is_none(&body),
             body,
         };
         let common = Common { env: Some("prod site".into()), ..Common::default() };

@@ -14,15 +14,15 @@ use serde_json::Value;
 use crate::{
     args::Format,
     context::{Connection, Context, Server},
-    failure::Failure,
-    print::{self, Cell, Column, Kind, Output},
+    error::CliError,
+    print::{self, Cell, Column, Output, TableLayout},
 };
 
 /// Timeout of each request unless `--timeout` sets another.
-const PATIENCE: Duration = Duration::from_secs(5);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Clock skew in seconds: above the first limit it is reported, above the second it is a failure, because tokens expire
 /// too early or too late.
-const APART: (i64, i64) = (5, 60);
+const CLOCK_SKEW_LIMITS: (i64, i64) = (5, 60);
 
 #[derive(Serialize)]
 struct Check {
@@ -41,12 +41,12 @@ impl Check {
     fn warn(check: &'static str, details: impl Into<String>) -> Check {
         Check { check, result: "warn", details: details.into(), code: 0 }
     }
-    fn fail(check: &'static str, failure: &Failure) -> Check {
+    fn fail(check: &'static str, failure: &CliError) -> Check {
         Check { check, result: "FAIL", details: failure.to_string().replace('\n', "; "), code: failure.code() }
     }
 }
 
-const TABLE: Kind = Kind {
+const TABLE: TableLayout = TableLayout {
     columns: &[
         Column::new("CHECK", Cell::Text(&["check"])),
         Column::new("RESULT", Cell::Status("result")),
@@ -56,8 +56,8 @@ const TABLE: Kind = Kind {
 };
 
 /// The report and the exit code.
-pub async fn run(context: &mut Context) -> Result<(Output, u8), Failure> {
-    context.common.timeout.get_or_insert(PATIENCE);
+pub async fn run(context: &mut Context) -> Result<(Output, u8), CliError> {
+    context.common.timeout.get_or_insert(DEFAULT_TIMEOUT);
     let mut checks = vec![settings(context)];
     match context.server() {
         // With unreadable settings there is nothing more to check.
@@ -70,7 +70,7 @@ pub async fn run(context: &mut Context) -> Result<(Output, u8), Failure> {
     }
     let code = checks.iter().map(|check| check.code).find(|code| *code != 0).unwrap_or_default();
     let format = context.common.output.unwrap_or(Format::Table);
-    Ok((print::list(format, &TABLE, &print::as_things(&checks)?)?.into(), code))
+    Ok((print::list(format, &TABLE, &print::to_items(&checks)?)?.into(), code))
 }
 
 fn settings(context: &Context) -> Check {
@@ -109,27 +109,27 @@ async fn daemon(context: &Context, server: &Server, checks: &mut Vec<Check>) {
         Err(error) => return checks.push(Check::fail("daemon", &error.into())),
     };
     let started = Instant::now();
-    let welcome = match ask(context, &client, "/").await {
+    let welcome = match get(context, &client, "/").await {
         Ok(answer) => answer,
         Err(failure) => return checks.push(Check::fail("daemon", &failure)),
     };
     let took = started.elapsed().as_millis();
-    let said: Value = serde_json::from_slice(&welcome.bytes).unwrap_or_default();
-    let (name, version) = (said["name"].as_str(), said["version"].as_str());
+    let body: Value = serde_json::from_slice(&welcome.bytes).unwrap_or_default();
+    let (name, version) = (body["name"].as_str(), body["version"].as_str());
     let (Some("OpenOrch"), Some(version)) = (name, version) else {
         let text = format!(
             "another program answers at {} ({}); set the right address with `oo env add`",
             server.url, welcome.status
         );
-        return checks.push(Check::fail("daemon", &Failure::Other(text)));
+        return checks.push(Check::fail("daemon", &CliError::Other(text)));
     };
     checks.push(Check::ok("daemon", format!("responded in {took} ms")));
     checks.push(versions(version));
-    checks.push(match ask(context, &client, "/ready").await {
+    checks.push(match get(context, &client, "/ready").await {
         Ok(answer) if answer.status.is_success() => Check::ok("store", "ready"),
         Ok(answer) => {
-            let why = answer.refusal().unwrap_or_else(|| answer.status.to_string());
-            Check::fail("store", &Failure::Other(format!("the daemon is not ready: {why}; see its log")))
+            let why = answer.error_message().unwrap_or_else(|| answer.status.to_string());
+            Check::fail("store", &CliError::Other(format!("the daemon is not ready: {why}; see its log")))
         }
         Err(failure) => Check::fail("store", &failure),
     });
@@ -137,18 +137,21 @@ async fn daemon(context: &Context, server: &Server, checks: &mut Vec<Check>) {
     checks.push(token(context).await);
 }
 
-async fn ask(context: &Context, client: &Client, path: &str) -> Result<Response, Failure> {
+async fn get(context: &Context, client: &Client, path: &str) -> Result<Response, CliError> {
     let connection = Connection { client: client.clone(), caller: None };
-    context.answered(&connection, None, client.request(Method::GET, path, None)).await.map_err(Failure::plain)
+    context
+        .await_answer(&connection, None, client.request(Method::GET, path, None))
+        .await
+        .map_err(CliError::without_hint)
 }
 
 fn versions(daemon: &str) -> Check {
     let own = env!("CARGO_PKG_VERSION");
-    let told = format!("oo {own}, daemon {daemon}");
+    let details = format!("oo {own}, daemon {daemon}");
     if own == daemon {
-        Check::ok("versions", told)
+        Check::ok("versions", details)
     } else {
-        Check::warn("versions", format!("{told}: they differ, so each may have operations that the other lacks"))
+        Check::warn("versions", format!("{details}: they differ, so each may have operations that the other lacks"))
     }
 }
 
@@ -160,11 +163,13 @@ fn clock(answer: &Response) -> Check {
     let apart = (theirs.timestamp().as_second() - print::now().as_second()).abs();
     let told = format!("{apart} s of clock skew");
     match apart {
-        _ if apart <= APART.0 => Check::ok("clock", told),
-        _ if apart <= APART.1 => Check::warn("clock", format!("{told}; synchronize both machines with NTP")),
+        _ if apart <= CLOCK_SKEW_LIMITS.0 => Check::ok("clock", told),
+        _ if apart <= CLOCK_SKEW_LIMITS.1 => {
+            Check::warn("clock", format!("{told}; synchronize both machines with NTP"))
+        }
         _ => Check::fail(
             "clock",
-            &Failure::Other(format!("{told}: tokens expire too early or too late; synchronize both with NTP")),
+            &CliError::Other(format!("{told}: tokens expire too early or too late; synchronize both with NTP")),
         ),
     }
 }
@@ -172,20 +177,20 @@ fn clock(answer: &Response) -> Check {
 async fn token(context: &Context) -> Check {
     match context.token_if_any() {
         Err(failure) => Check::fail("token", &failure),
-        Ok(None) => Check::warn("token", format!("not signed in; run `{}`", context.command("login"))),
-        Ok(Some(_)) => match who(context).await {
+        Ok(None) => Check::warn("token", format!("not signed in; run `{}`", context.oo_command("login"))),
+        Ok(Some(_)) => match account_slug(context).await {
             Ok(slug) => Check::ok("token", format!("calls as `{slug}`")),
             Err(failure) => Check::fail("token", &failure),
         },
     }
 }
 
-async fn who(context: &Context) -> Result<String, Failure> {
+async fn account_slug(context: &Context) -> Result<String, CliError> {
     let connection = context.connection()?;
     let call = connection.client.call(READ_USER_BY_TOKEN, ());
-    let user = context.answered(&connection, None, call).await?.0.user;
+    let user = context.await_answer(&connection, None, call).await?.0.user;
     if user.id.is_empty() {
-        return Err(Failure::Other("the daemon does not return the account of this token".into()));
+        return Err(CliError::Other("the daemon does not return the account of this token".into()));
     }
     Ok(user.slug)
 }

@@ -6,11 +6,11 @@ use crate::{
     args::EnvCommand,
     config::{Config, Environment},
     context::{Context, not_found},
-    failure::{Failure, warn},
-    print::{self, Cell, Column, Kind},
+    error::{CliError, warn},
+    print::{self, Cell, Column, TableLayout},
 };
 
-pub fn run(context: &Context, command: EnvCommand) -> Result<String, Failure> {
+pub fn run(context: &Context, command: EnvCommand) -> Result<String, CliError> {
     match command {
         EnvCommand::Add { name, url, description } => add(context, &name, &url, description),
         EnvCommand::List => list(context),
@@ -20,9 +20,9 @@ pub fn run(context: &Context, command: EnvCommand) -> Result<String, Failure> {
     }
 }
 
-fn add(context: &Context, name: &str, url: &str, description: Option<String>) -> Result<String, Failure> {
+fn add(context: &Context, name: &str, url: &str, description: Option<String>) -> Result<String, CliError> {
     if name.is_empty() || name.chars().any(char::is_control) {
-        return Err(Failure::Usage("an environment name must be a word, for example `local`".into()));
+        return Err(CliError::Usage("an environment name must be a word, for example `local`".into()));
     }
     let url = openorch_sdk::server_url(url)?;
     context.file.change(|config| {
@@ -52,7 +52,7 @@ fn add(context: &Context, name: &str, url: &str, description: Option<String>) ->
     })
 }
 
-fn select(context: &Context, name: String) -> Result<String, Failure> {
+fn select(context: &Context, name: String) -> Result<String, CliError> {
     // A broken file has no environments; report it as broken instead of the name as unknown.
     context.file.load()?;
     context.file.change(|config| {
@@ -64,7 +64,7 @@ fn select(context: &Context, name: String) -> Result<String, Failure> {
     })
 }
 
-fn remove(context: &Context, name: &str) -> Result<String, Failure> {
+fn remove(context: &Context, name: &str) -> Result<String, CliError> {
     context.file.load()?;
     context.file.change(|config| {
         config.environments.remove(name).ok_or_else(|| not_found(name))?;
@@ -85,7 +85,7 @@ struct Shown {
     users: Vec<String>,
 }
 
-const LIST: Kind = Kind {
+const LIST: TableLayout = TableLayout {
     columns: &[
         Column::new("ENV NAME", Cell::Text(&["name"])),
         Column::new("SELECTED", Cell::Star("selected")),
@@ -97,7 +97,7 @@ const LIST: Kind = Kind {
 };
 
 /// The documented columns. The first one shows the name, under its documented header.
-const CURRENT: Kind = Kind {
+const CURRENT: TableLayout = TableLayout {
     columns: &[
         Column::new("SELECTED", Cell::Text(&["name"])),
         Column::new("USERS", Cell::Text(&["users"])),
@@ -107,7 +107,7 @@ const CURRENT: Kind = Kind {
     name: "name",
 };
 
-fn list(context: &Context) -> Result<String, Failure> {
+fn list(context: &Context) -> Result<String, CliError> {
     let config = context.config()?;
     let mut shown: Vec<Shown> =
         config.environments.iter().map(|(name, environment)| show(&config, name, environment)).collect();
@@ -117,14 +117,14 @@ fn list(context: &Context) -> Result<String, Failure> {
         let used = Environment::new(&server.name, &server.url);
         shown.push(Shown { selected: true, ..show(&config, &server.name, &used) });
     }
-    print::list(context.format(), &LIST, &print::as_things(&shown)?)
+    print::list(context.format(), &LIST, &print::to_items(&shown)?)
 }
 
-fn current(context: &Context) -> Result<String, Failure> {
+fn current(context: &Context) -> Result<String, CliError> {
     let (config, server) = (context.config()?, context.server()?);
     let unknown = Environment::new(&server.name, &server.url);
     let shown = show(&config, &server.name, config.environments.get(&server.name).unwrap_or(&unknown));
-    print::item(context.format(), &CURRENT, &print::as_thing(&shown)?)
+    print::item(context.format(), &CURRENT, &print::to_item(&shown)?)
 }
 
 /// The last signed-in user comes first.

@@ -4,16 +4,16 @@
 use openorch_sdk::api::json;
 use serde_json::Value;
 
-use crate::{documents, failure::Failure};
+use crate::{error::CliError, manifest};
 
 #[derive(Debug, PartialEq)]
 pub struct Flag {
     pub key: String,
-    pub value: Given,
+    pub value: FlagValue,
 }
 
 #[derive(Debug, PartialEq)]
-pub enum Given {
+pub enum FlagValue {
     /// `--key=value`: the type is guessed or taken from the schema.
     Plain(String),
     /// `--key:s=text`, and `--key@=FILE` with the content of the file.
@@ -24,28 +24,27 @@ pub enum Given {
 
 impl Flag {
     /// Parses a word; reads the file that it names.
-    pub fn parse(word: &str) -> Result<Flag, Failure> {
+    pub fn parse(word: &str) -> Result<Flag, CliError> {
         let invalid = || {
-            let way_out = if matches!(word, "-e" | "-u" | "-o" | "-f" | "-H" | "--curl" | "--timeout" | "--help" | "-h")
-            {
+            let hint = if matches!(word, "-e" | "-u" | "-o" | "-f" | "-H" | "--curl" | "--timeout" | "--help" | "-h") {
                 "options of `oo` precede the path"
             } else {
                 "write `--key=value`"
             };
-            Failure::Usage(format!("invalid flag format: `{word}`; {way_out}"))
+            CliError::Usage(format!("invalid flag format: `{word}`; {hint}"))
         };
         let (key, text) = word.strip_prefix("--").and_then(|pair| pair.split_once('=')).ok_or_else(invalid)?;
         let (key, value) = if let Some(key) = key.strip_suffix(":s") {
-            (key, Given::Text(text.to_owned()))
+            (key, FlagValue::Text(text.to_owned()))
         } else if let Some(key) = key.strip_suffix(':') {
             let value = json::parse(text.as_bytes(), json::Limits::TRUSTED).ok().flatten();
             let refused =
-                || Failure::Usage(format!("`{word}`: the value is not JSON; for text write `--{key}:s={text}`"));
-            (key, Given::Json(value.ok_or_else(refused)?))
+                || CliError::Usage(format!("`{word}`: the value is not JSON; for text write `--{key}:s={text}`"));
+            (key, FlagValue::Json(value.ok_or_else(refused)?))
         } else if let Some(key) = key.strip_suffix('@') {
-            (key, Given::Text(documents::text_of(text)?))
+            (key, FlagValue::Text(manifest::read_text(text)?))
         } else {
-            (key, Given::Plain(text.to_owned()))
+            (key, FlagValue::Plain(text.to_owned()))
         };
         if key.is_empty() {
             return Err(invalid());
@@ -54,12 +53,12 @@ impl Flag {
     }
 }
 
-impl Given {
+impl FlagValue {
     /// The value as text, for a path or a query.
     pub fn into_text(self) -> String {
         match self {
-            Given::Plain(text) | Given::Text(text) | Given::Json(Value::String(text)) => text,
-            Given::Json(value) => value.to_string(),
+            FlagValue::Plain(text) | FlagValue::Text(text) | FlagValue::Json(Value::String(text)) => text,
+            FlagValue::Json(value) => value.to_string(),
         }
     }
 }
@@ -76,15 +75,15 @@ mod tests {
         std::fs::write(file.path(), "from a file\n").unwrap();
         let from_file = format!("--key@={}", file.path().display());
         for (word, key, value) in [
-            ("--key=value", "key", Given::Plain("value".into())),
-            ("--key=", "key", Given::Plain(String::new())),
-            ("--key=a=b", "key", Given::Plain("a=b".into())),
-            ("--key:s=7", "key", Given::Text("7".into())),
-            ("--key:=7.5", "key", Given::Json(json!(7.5))),
-            ("--key:=[1]", "key", Given::Json(json!([1]))),
-            ("--key:=null", "key", Given::Json(json!(null))),
-            ("--a.b:={\"c\":1}", "a.b", Given::Json(json!({ "c": 1 }))),
-            (&*from_file, "key", Given::Text("from a file\n".into())),
+            ("--key=value", "key", FlagValue::Plain("value".into())),
+            ("--key=", "key", FlagValue::Plain(String::new())),
+            ("--key=a=b", "key", FlagValue::Plain("a=b".into())),
+            ("--key:s=7", "key", FlagValue::Text("7".into())),
+            ("--key:=7.5", "key", FlagValue::Json(json!(7.5))),
+            ("--key:=[1]", "key", FlagValue::Json(json!([1]))),
+            ("--key:=null", "key", FlagValue::Json(json!(null))),
+            ("--a.b:={\"c\":1}", "a.b", FlagValue::Json(json!({ "c": 1 }))),
+            (&*from_file, "key", FlagValue::Text("from a file\n".into())),
         ] {
             assert_eq!(Flag::parse(word).unwrap(), Flag { key: key.into(), value }, "{word}");
         }

@@ -1,20 +1,20 @@
 //! Turns `--key=value` pairs into the parts of a request. The schemas of the operation's row determine which part a key
 //! belongs to and the type of its value.
 
-use openorch_sdk::api::{Keys, Parts, Row, json::MAX_DEPTH, keys::Place};
+use openorch_sdk::api::{InputKeys, Operation, RequestParts, input_keys::ParameterLocation, json::MAX_DEPTH};
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    failure::Failure,
-    flag::{Flag, Given},
-    mapping::too_deep,
+    body_args::too_deep,
+    error::CliError,
+    flag::{Flag, FlagValue},
 };
 
 /// The input schema of an operation.
 pub struct Inputs {
-    row: &'static Row,
-    keys: Keys,
+    row: &'static Operation,
+    keys: InputKeys,
     path: Vec<&'static str>,
     query: Option<Value>,
     body: Option<Value>,
@@ -41,12 +41,12 @@ pub struct Key {
 }
 
 impl Inputs {
-    pub fn of(row: &'static Row) -> Inputs {
+    pub fn of(row: &'static Operation) -> Inputs {
         let mut generator = SchemaSettings::draft2020_12().into_generator();
         let shape = (row.input)(&mut generator);
         Inputs {
             row,
-            keys: Keys::of(row),
+            keys: InputKeys::new(row),
             path: row.path_parameters().collect(),
             query: shape.query.map(Value::from),
             body: shape.body.map(Value::from),
@@ -55,7 +55,7 @@ impl Inputs {
     }
 
     /// The keys that the operation accepts.
-    pub fn known(&self) -> Vec<Key> {
+    pub fn parameters(&self) -> Vec<Key> {
         let path =
             |name: &&str| Key { name: name.to_string(), kind: "string".into(), place: "path", about: String::new() };
         let mut list: Vec<Key> = self.path.iter().map(path).collect();
@@ -75,33 +75,36 @@ impl Inputs {
     }
 
     /// The request with these values, which override those of `body`.
-    pub fn fill(&self, flags: Vec<Flag>, body: Option<Value>) -> Result<Parts, Failure> {
+    pub fn fill(&self, flags: Vec<Flag>, body: Option<Value>) -> Result<RequestParts, CliError> {
         if body.is_some() && self.body.is_none() {
-            return Err(Failure::Usage(format!("{} takes no body, so `-f` cannot be used", self.row.id)));
+            return Err(CliError::Usage(format!("{} takes no body, so `-f` cannot be used", self.row.id)));
         }
-        let (mut parts, path) = self.place(flags, body)?;
+        let (mut parts, path) = self.assign(flags, body)?;
         for (name, value) in self.path.iter().zip(path) {
             let missing =
-                || Failure::Usage(format!("`--{name}=…` is required: it is part of the path {}", self.row.path));
+                || CliError::Usage(format!("`--{name}=…` is required: it is part of the path {}", self.row.path));
             parts.path.push(value.ok_or_else(missing)?);
         }
         Ok(parts)
     }
 
     /// Like [`Inputs::fill`], without path parameters.
-    pub fn fill_but_path(&self, flags: Vec<Flag>) -> Result<Parts, Failure> {
-        self.place(flags, None).map(|(parts, _)| parts)
+    pub fn fill_without_path(&self, flags: Vec<Flag>) -> Result<RequestParts, CliError> {
+        self.assign(flags, None).map(|(parts, _)| parts)
     }
 
-    fn place(&self, flags: Vec<Flag>, body: Option<Value>) -> Result<(Parts, Vec<Option<String>>), Failure> {
-        let mut parts = Parts { body: body.or_else(|| self.body.as_ref().map(|_| json!({}))), ..Parts::default() };
+    fn assign(&self, flags: Vec<Flag>, body: Option<Value>) -> Result<(RequestParts, Vec<Option<String>>), CliError> {
+        let mut parts =
+            RequestParts { body: body.or_else(|| self.body.as_ref().map(|_| json!({}))), ..RequestParts::default() };
         let mut path = vec![None; self.path.len()];
         for Flag { key, value } in flags {
-            match (self.keys.place(&key), &self.body, &mut parts.body) {
-                (Some(Place::Path(at)), ..) => path[at] = Some(value.into_text()),
-                (Some(Place::Query), ..) => parts.query.push((key, value.into_text())),
+            match (self.keys.location(&key), &self.body, &mut parts.body) {
+                (Some(ParameterLocation::Path(at)), ..) => path[at] = Some(value.into_text()),
+                (Some(ParameterLocation::Query), ..) => parts.query.push((key, value.into_text())),
                 _ if key.split('.').count() > MAX_DEPTH => return Err(too_deep(key.split('.').count())),
-                (Some(Place::Body), Some(schema), Some(body)) => self.set(body, schema, &key, &key, value)?,
+                (Some(ParameterLocation::Body), Some(schema), Some(body)) => {
+                    self.set(body, schema, &key, &key, value)?
+                }
                 _ => return Err(self.unknown(&key)),
             }
         }
@@ -110,9 +113,16 @@ impl Inputs {
 
     /// Sets the field that `rest`, the remainder of the key `whole`, points to: `a.b` is the field `b` of the object
     /// `a`.
-    fn set(&self, object: &mut Value, schema: &Value, whole: &str, rest: &str, value: Given) -> Result<(), Failure> {
+    fn set(
+        &self,
+        object: &mut Value,
+        schema: &Value,
+        whole: &str,
+        rest: &str,
+        value: FlagValue,
+    ) -> Result<(), CliError> {
         let Value::Object(fields) = object else {
-            return Err(Failure::Usage(format!("`--{whole}` names a field, but the body is not an object")));
+            return Err(CliError::Usage(format!("`--{whole}` names a field, but the body is not an object")));
         };
         // A property may contain a dot in its name, so the whole key is looked up first.
         let (name, deeper) = match self.property(schema, rest) {
@@ -131,9 +141,9 @@ impl Inputs {
             return self.set(inner, schema, whole, deeper, value);
         }
         let is_list = match &value {
-            Given::Plain(text) => text.starts_with('['),
-            Given::Json(value) => value.is_array(),
-            Given::Text(_) => false,
+            FlagValue::Plain(text) => text.starts_with('['),
+            FlagValue::Json(value) => value.is_array(),
+            FlagValue::Text(_) => false,
         };
         if self.kind(schema) == Some("array") && !is_list {
             let items = self.alternatives(schema).into_iter().find_map(|one| one.get("items")).unwrap_or(&free);
@@ -148,14 +158,14 @@ impl Inputs {
         Ok(())
     }
 
-    fn typed(&self, schema: &Value, key: &str, value: Given) -> Result<Value, Failure> {
+    fn typed(&self, schema: &Value, key: &str, value: FlagValue) -> Result<Value, CliError> {
         let text = &match value {
-            Given::Plain(text) => text,
+            FlagValue::Plain(text) => text,
             // The caller chose the type; the server validates it.
-            Given::Text(text) => return Ok(text.into()),
-            Given::Json(value) => return Ok(value),
+            FlagValue::Text(text) => return Ok(text.into()),
+            FlagValue::Json(value) => return Ok(value),
         };
-        let refused = |what: &str| Failure::Usage(format!("`--{key}={text}`: the value must be {what}"));
+        let refused = |what: &str| CliError::Usage(format!("`--{key}={text}`: the value must be {what}"));
         let parsed = || serde_json::from_str::<Value>(text).ok();
         match self.kind(schema) {
             Some("string") => Ok(text.as_str().into()),
@@ -164,8 +174,8 @@ impl Inputs {
             Some("boolean") => parsed().filter(Value::is_boolean).ok_or_else(|| refused("true or false")),
             Some("array") => parsed().filter(Value::is_array).ok_or_else(|| refused("a JSON array")),
             Some("object") => {
-                let way_out = "a JSON object, or set its fields one by one (`--key.field=…`)";
-                parsed().filter(Value::is_object).ok_or_else(|| refused(way_out))
+                let expected = "a JSON object, or set its fields one by one (`--key.field=…`)";
+                parsed().filter(Value::is_object).ok_or_else(|| refused(expected))
             }
             // Of unknown type: valid JSON is taken as such, anything else as text.
             _ => Ok(parsed().unwrap_or_else(|| text.as_str().into())),
@@ -203,11 +213,11 @@ impl Inputs {
     }
 
     /// The keys of the items in the list `key` of an operation's answer.
-    pub fn answered(row: &'static Row, key: &str) -> Vec<String> {
+    pub fn answer_keys(row: &'static Operation, key: &str) -> Vec<String> {
         let mut generator = SchemaSettings::draft2020_12().into_generator();
         let answer = (row.output)(&mut generator).body.map(|(_, schema)| Value::from(schema));
         let definitions = generator.take_definitions(true);
-        let shape = Inputs { row, keys: Keys::of(row), path: Vec::new(), query: None, body: None, definitions };
+        let shape = Inputs { row, keys: InputKeys::new(row), path: Vec::new(), query: None, body: None, definitions };
         let list = answer.as_ref().and_then(|answer| shape.property(answer, key));
         let item = list.and_then(|list| shape.alternatives(list).into_iter().find_map(|one| one.get("items")));
         item.map(|item| shape.properties(item).into_iter().map(|(name, _)| name.clone()).collect()).unwrap_or_default()
@@ -243,10 +253,10 @@ impl Inputs {
         }
     }
 
-    fn unknown(&self, key: &str) -> Failure {
-        let known: Vec<_> = self.known().into_iter().map(|key| format!("--{}", key.name)).collect();
+    fn unknown(&self, key: &str) -> CliError {
+        let known: Vec<_> = self.parameters().into_iter().map(|key| format!("--{}", key.name)).collect();
         let known = if known.is_empty() { "it takes none".into() } else { format!("it takes {}", known.join(", ")) };
-        Failure::Usage(format!("{} has no parameter `--{key}`; {known}", self.row.id))
+        CliError::Usage(format!("{} has no parameter `--{key}`; {known}", self.row.id))
     }
 }
 
@@ -265,7 +275,7 @@ mod tests {
 
     use super::*;
 
-    fn fill(id: &str, flags: &str, body: Option<Value>) -> Result<Parts, String> {
+    fn fill(id: &str, flags: &str, body: Option<Value>) -> Result<RequestParts, String> {
         let row = api::operations().find(|row| row.id == id).unwrap();
         let flags = flags.split_whitespace().map(|flag| Flag::parse(&format!("--{flag}")).unwrap()).collect();
         Inputs::of(row).fill(flags, body).map_err(|failure| failure.to_string())
@@ -353,7 +363,7 @@ mod tests {
     #[test]
     fn every_operation_of_the_contract_can_say_what_it_takes() {
         for row in api::operations() {
-            let known = Inputs::of(row).known();
+            let known = Inputs::of(row).parameters();
             assert!(known.len() >= row.path_parameters().count(), "{}", row.id);
         }
     }

@@ -4,7 +4,7 @@
 use openorch_api::text::characters;
 
 /// Deeper documents are not indented: the spaces alone would exhaust memory.
-const DEEPEST: usize = 100;
+const MAX_INDENT_DEPTH: usize = 100;
 
 /// Whether a text is JSON. Ambiguous JSON, such as a duplicate key, counts too.
 pub fn is_json(text: &str) -> bool {
@@ -12,8 +12,8 @@ pub fn is_json(text: &str) -> bool {
 }
 
 /// One value per line, indented by two spaces.
-pub fn indented(json: &str) -> String {
-    if deepest(json) > DEEPEST {
+pub fn indent(json: &str) -> String {
+    if max_depth(json) > MAX_INDENT_DEPTH {
         return compact(json);
     }
     let mut text = String::with_capacity(json.len() * 2);
@@ -58,7 +58,7 @@ pub fn compact(json: &str) -> String {
 }
 
 /// Maximum significant digits that a 64-bit float can need (IEEE 754 binary64).
-const DIGITS: usize = 17;
+const MAX_SIGNIFICANT_DIGITS: usize = 17;
 
 /// The first number that a YAML reader or writer, which has 64 bits, would change.
 pub fn changed_by_yaml(json: &str) -> Option<&str> {
@@ -67,14 +67,14 @@ pub fn changed_by_yaml(json: &str) -> Option<&str> {
             && token.parse::<i64>().is_err()
             && token.parse::<u64>().is_err()
             && token.parse::<f64>().is_ok_and(|number| {
-                let digits = digits(token);
-                digits > DIGITS || number.is_infinite() || (number == 0.0 && digits > 0)
+                let digits = significant_digits(token);
+                digits > MAX_SIGNIFICANT_DIGITS || number.is_infinite() || (number == 0.0 && digits > 0)
             })
     })
 }
 
 /// Number of significant digits: none in `0.0`, two in `1.50` and in `15e9`.
-fn digits(number: &str) -> usize {
+fn significant_digits(number: &str) -> usize {
     let mantissa = number.split(['e', 'E']).next().unwrap_or_default();
     let all: String = mantissa.chars().filter(char::is_ascii_digit).collect();
     all.trim_matches('0').len()
@@ -92,7 +92,7 @@ fn push_value(text: &mut String, value: &str) {
     }
 }
 
-fn deepest(json: &str) -> usize {
+fn max_depth(json: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     for token in (Tokens { rest: json }) {
         match token {
@@ -153,28 +153,28 @@ mod tests {
             ("\"a\u{202e}b\u{e0041}\"", "\"a\\u202eb\\udb40\\udc41\""),
         ] {
             assert_eq!(compact(json), one_line);
-            assert_eq!(compact(&indented(json)), one_line);
+            assert_eq!(compact(&indent(json)), one_line);
             if let Ok(value) = serde_json::from_str::<serde_norway::Value>(json) {
-                let same = serde_json::from_str::<serde_norway::Value>(&indented(json)).unwrap();
+                let same = serde_json::from_str::<serde_norway::Value>(&indent(json)).unwrap();
                 assert_eq!(value, same, "{json}");
             }
         }
         let json = r#"{"a":[1,{"b":[]}],"c":{}}"#;
         let value: serde_json::Value = serde_json::from_str(json).unwrap();
-        assert_eq!(indented(json), serde_json::to_string_pretty(&value).unwrap());
+        assert_eq!(indent(json), serde_json::to_string_pretty(&value).unwrap());
     }
 
     #[test]
     fn what_is_nested_without_end_is_not_indented_without_end() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        assert_eq!(indented(&deep), deep);
+        assert_eq!(indent(&deep), deep);
     }
 
     #[test]
     fn what_is_no_json_comes_out_as_some_text() {
         for text in ["]", "Hi ]", "}]}", "]}[", "\"", "\"\\", "[}", ",,", "{]"] {
             assert!(!is_json(text), "{text}");
-            assert!(indented(text).len() < 100, "{text}");
+            assert!(indent(text).len() < 100, "{text}");
             assert_eq!(changed_by_yaml(text), None, "{text}");
         }
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));

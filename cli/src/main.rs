@@ -2,30 +2,30 @@
 //! for scripts. Each command has its own file.
 
 mod args;
-mod ask;
+mod auth;
 mod backup;
 mod batch;
+mod body_args;
 mod call;
 mod completion;
 mod config;
 mod context;
 mod curl;
 mod doctor;
-mod documents;
 mod environment;
-mod failure;
+mod error;
 mod flag;
 mod input;
 mod json;
+mod manifest;
 mod manual;
-mod mapping;
 mod monitor;
 mod print;
 mod progress;
+mod prompt;
 mod raw;
 mod resource;
-mod sign_in;
-mod stop;
+mod signal;
 
 use std::{
     io::{self, Write},
@@ -39,7 +39,7 @@ use crate::{
     args::{Args, Command, Common, Words},
     config::ConfigFile,
     context::Context,
-    failure::Failure,
+    error::CliError,
     print::Output,
 };
 
@@ -67,10 +67,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(matches: &ArgMatches) -> Result<(Output, u8), Failure> {
+fn run(matches: &ArgMatches) -> Result<(Output, u8), CliError> {
     // Clap has already validated the arguments.
-    let odd = |error: clap::Error| Failure::Usage(error.to_string());
-    let mut context = Context::new(Common::from_arg_matches(matches).map_err(odd)?, ConfigFile::in_home());
+    let usage_error = |error: clap::Error| CliError::Usage(error.to_string());
+    let mut context = Context::new(Common::from_arg_matches(matches).map_err(usage_error)?, ConfigFile::in_home());
     // Requests are sequential; a thread pool would cost more than the work.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
@@ -79,10 +79,10 @@ fn run(matches: &ArgMatches) -> Result<(Output, u8), Failure> {
             // effect.
             biased;
             outcome = dispatch(&mut context, matches) => outcome,
-            () = stop::stopped() => match context.progress.follows() {
+            () = signal::ctrl_c() => match context.progress.is_streaming() {
                 // Ctrl-C is how a streaming command ends, and leaves nothing undone.
-                true => Ok((Output::Shown, stop::CODE)),
-                false => Err(Failure::Stopped(context.progress.stopped())),
+                true => Ok((Output::Printed, signal::EXIT_CODE)),
+                false => Err(CliError::Interrupted(context.progress.interrupted_message())),
             },
         }
     });
@@ -91,30 +91,30 @@ fn run(matches: &ArgMatches) -> Result<(Output, u8), Failure> {
     outcome
 }
 
-async fn dispatch(context: &mut Context, matches: &ArgMatches) -> Result<(Output, u8), Failure> {
+async fn dispatch(context: &mut Context, matches: &ArgMatches) -> Result<(Output, u8), CliError> {
     if let Some((word, matches)) = matches.subcommand()
-        && let Some(resource) = resource::named(word)
+        && let Some(resource) = resource::find_resource(word)
     {
         return Ok((resource::run(context, resource, matches).await?, 0));
     }
-    let args = Args::from_arg_matches(matches).map_err(|error| Failure::Usage(error.to_string()))?;
+    let args = Args::from_arg_matches(matches).map_err(|error| CliError::Usage(error.to_string()))?;
     let text = match args.command {
         Command::Env(command) => environment::run(context, command)?,
-        Command::Login { slug, password, app } => sign_in::login(context, slug, password, app).await?,
-        Command::Logout { slug, all, forget } => sign_in::logout(context, slug, all, forget).await?,
-        Command::Switch { slug } => sign_in::switch(context, slug)?,
-        Command::Whoami => sign_in::whoami(context).await?,
-        Command::Token => sign_in::token(context)?,
+        Command::Login { slug, password, app } => auth::login(context, slug, password, app).await?,
+        Command::Logout { slug, all, forget } => auth::logout(context, slug, all, forget).await?,
+        Command::Switch { slug } => auth::switch(context, slug)?,
+        Command::Whoami => auth::whoami(context).await?,
+        Command::Token => auth::token(context)?,
         Command::Register { slug, password, name, invitation, app } => {
-            sign_in::register(context, slug, password, name, invitation, app).await?
+            auth::register(context, slug, password, name, invitation, app).await?
         }
-        Command::Password => sign_in::password(context).await?,
+        Command::Password => auth::password(context).await?,
         Command::Get(args) => return Ok((raw::run(context, Method::GET, None, args).await?, 0)),
         Command::Post(args) => return Ok((raw::run(context, Method::POST, args.file, args.raw).await?, 0)),
         Command::Put(args) => return Ok((raw::run(context, Method::PUT, args.file, args.raw).await?, 0)),
         Command::Delete(args) => return Ok((raw::run(context, Method::DELETE, args.file, args.raw).await?, 0)),
         Command::Call { file, curl, operation } => {
-            return Ok((call::run(context, Words::of(operation), file, curl).await?, 0));
+            return Ok((call::run(context, Words::or_empty(operation), file, curl).await?, 0));
         }
         Command::Batch { file, stop } => return batch::run(context, &file, stop).await,
         Command::Backup { file } => backup::run(context, &file).await?,
@@ -140,7 +140,7 @@ fn print(output: &Output, code: u8) -> ExitCode {
             let mut out = anstream::stdout().lock();
             write!(out, "{text}{end}").and_then(|()| out.flush())
         }
-        Output::Shown => Ok(()),
+        Output::Printed => Ok(()),
     };
     match written {
         Ok(()) => ExitCode::from(code),

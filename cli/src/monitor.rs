@@ -15,7 +15,7 @@ use unicode_width::UnicodeWidthStr;
 use crate::{
     args::Format,
     context::Context,
-    failure::{Failure, printable, warn},
+    error::{CliError, printable, warn},
     json,
     print::{self, Output},
 };
@@ -60,25 +60,25 @@ impl From<Class> for StatusClass {
     }
 }
 
-pub async fn run(context: &Context, filters: Filters) -> Result<Output, Failure> {
+pub async fn run(context: &Context, filters: Filters) -> Result<Output, CliError> {
     let Filters { service, caller, status } = filters;
-    let asked = Query(MonitorRequestsRequest { service, caller, status: status.map(StatusClass::from) });
+    let query = Query(MonitorRequestsRequest { service, caller, status: status.map(StatusClass::from) });
     let connection = context.connection_for(MONITOR_REQUESTS.row)?;
-    let opening = connection.client.events(MONITOR_REQUESTS, asked);
-    let mut requests = context.answered(&connection, None, opening).await?;
-    context.progress.follow();
+    let opening = connection.client.events(MONITOR_REQUESTS, query);
+    let mut requests = context.await_answer(&connection, None, opening).await?;
+    context.progress.set_streaming();
     let format = context.format();
     if let Some(header) = header(format)
-        && !show(&header)?
+        && !print_line(&header)?
     {
-        return Ok(Output::Shown);
+        return Ok(Output::Printed);
     }
     loop {
-        match requests.next().await.map_err(|error| context.explained(error, connection.caller.as_ref()))? {
+        match requests.next().await.map_err(|error| context.with_hint(error, connection.caller.as_ref()))? {
             StreamItem::Event(seen) => {
-                let has_reader = show(&line(format, &seen)?)?;
+                let has_reader = print_line(&line(format, &seen)?)?;
                 if !has_reader {
-                    return Ok(Output::Shown);
+                    return Ok(Output::Printed);
                 }
             }
             StreamItem::Missed(count) => {
@@ -100,28 +100,28 @@ pub async fn run(context: &Context, filters: Filters) -> Result<Output, Failure>
 const COLUMNS: &[(&str, usize)] =
     &[("AT", 27), ("STATUS", 6), ("DURATION", 10), ("SERVICE", 14), ("INSTANCE", 14), ("CALLER", 14), ("METHOD", 6)];
 /// Additional columns of `-o wide`, before the last one.
-const WIDE: &[(&str, usize)] = &[("REQUEST ID", 36), ("OPERATION", 20)];
+const WIDE_COLUMNS: &[(&str, usize)] = &[("REQUEST ID", 36), ("OPERATION", 20)];
 /// The last column, which is the longest.
-const PATH: &str = "PATH";
+const LAST_COLUMN: &str = "PATH";
 
 fn header(format: Format) -> Option<String> {
     let columns = columns(format)?;
-    Some(aligned(columns.map(|(name, width)| (name.to_owned(), width)), PATH))
+    Some(aligned(columns.map(|(name, width)| (name.to_owned(), width)), LAST_COLUMN))
 }
 
 /// `None` for formats without a table.
 fn columns(format: Format) -> Option<impl Iterator<Item = (&'static str, usize)>> {
     let wide = match format {
         Format::Table => &[],
-        Format::Wide => WIDE,
+        Format::Wide => WIDE_COLUMNS,
         _ => return None,
     };
     Some(COLUMNS.iter().chain(wide).copied())
 }
 
-fn line(format: Format, seen: &RequestSeen) -> Result<String, Failure> {
+fn line(format: Format, seen: &RequestSeen) -> Result<String, CliError> {
     let data =
-        || serde_json::to_string(seen).map_err(|error| Failure::Other(format!("cannot format the output: {error}")));
+        || serde_json::to_string(seen).map_err(|error| CliError::Other(format!("cannot format the output: {error}")));
     match (format, columns(format)) {
         (_, Some(columns)) => {
             let cells = columns.map(|(name, width)| (printable(&cell(name, seen)), width));
@@ -153,7 +153,7 @@ fn duration(ms: f64) -> String {
         ..10.0 => format!("{ms:.1}ms"),
         ..1000.0 => format!("{ms:.0}ms"),
         ..60_000.0 => format!("{:.2}s", ms / 1000.0),
-        _ => print::span((ms / 1000.0) as i64),
+        _ => print::format_duration((ms / 1000.0) as i64),
     }
 }
 
@@ -168,12 +168,12 @@ fn aligned(cells: impl Iterator<Item = (String, usize)>, last: &str) -> String {
 }
 
 /// Writes and flushes a line. False if the reader has closed the pipe (`oo monitor | head`).
-fn show(line: &str) -> Result<bool, Failure> {
+fn print_line(line: &str) -> Result<bool, CliError> {
     let mut out = anstream::stdout().lock();
     match writeln!(out, "{line}").and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(Failure::Other(format!("cannot write the output: {error}"))),
+        Err(error) => Err(CliError::Other(format!("cannot write the output: {error}"))),
     }
 }
 

@@ -10,7 +10,7 @@ use unicode_width::UnicodeWidthStr;
 
 use crate::{
     args::Format,
-    failure::{Failure, printable, printable_lines},
+    error::{CliError, printable, printable_lines},
     json,
 };
 
@@ -18,7 +18,7 @@ use crate::{
 pub enum Output {
     Text(String),
     /// Everything is already printed.
-    Shown,
+    Printed,
 }
 
 impl From<String> for Output {
@@ -29,16 +29,16 @@ impl From<String> for Output {
 
 /// An item to print: its JSON as received, which preserves the digits of numbers, and its parsed value.
 #[derive(Debug)]
-pub struct Thing {
+pub struct Item {
     json: String,
     pub value: Value,
 }
 
-impl Thing {
+impl Item {
     /// `None` for text that is not JSON, or is ambiguous.
-    pub fn read(json: &str) -> Option<Thing> {
+    pub fn read(json: &str) -> Option<Item> {
         // YAML's value type keeps the order of keys.
-        Some(Thing { value: serde_json::from_str(json).ok()?, json: json.to_owned() })
+        Some(Item { value: serde_json::from_str(json).ok()?, json: json.to_owned() })
     }
 
     /// A field as text.
@@ -49,23 +49,23 @@ impl Thing {
 
 /// The answer to a call in the requested format, if it is JSON; other text as received, without terminal control
 /// characters.
-pub fn answer(format: Option<Format>, json: &str) -> Result<String, Failure> {
+pub fn answer(format: Option<Format>, json: &str) -> Result<String, CliError> {
     if !json::is_json(json) {
         return Ok(printable_lines(json));
     }
-    match (format.unwrap_or(Format::Json), Thing::read(json)) {
+    match (format.unwrap_or(Format::Json), Item::read(json)) {
         // Ambiguous JSON (a duplicate key) is printed as received.
         (Format::Yaml, Some(thing)) => as_yaml(json, &thing.value),
-        _ => Ok(json::indented(json)),
+        _ => Ok(json::indent(json)),
     }
 }
 
 /// Rejects a format that [`answer`] does not support. Checked before the call, which may have effects and whose answer
 /// could not be printed.
-pub fn check_answer_format(format: Option<Format>) -> Result<(), Failure> {
+pub fn check_answer_format(format: Option<Format>) -> Result<(), CliError> {
     match format {
         None | Some(Format::Json | Format::Yaml) => Ok(()),
-        Some(_) => Err(Failure::Usage(
+        Some(_) => Err(CliError::Usage(
             "responses of operations cannot be printed as a table; use `-o json` or `-o yaml`".into(),
         )),
     }
@@ -107,71 +107,71 @@ impl Column {
 }
 
 /// How items are printed as a table: their columns, and the field that identifies one.
-pub struct Kind<'a> {
+pub struct TableLayout<'a> {
     pub columns: &'a [Column],
     pub name: &'static str,
 }
 
 /// A list in the requested format.
-pub fn list(format: Format, kind: &Kind, things: &[Thing]) -> Result<String, Failure> {
+pub fn list(format: Format, kind: &TableLayout, things: &[Item]) -> Result<String, CliError> {
     match format {
         Format::Table | Format::Wide => {
             let columns: Vec<&Column> =
                 kind.columns.iter().filter(|column| format == Format::Wide || !column.wide).collect();
             let header = columns.iter().map(|column| column.header).collect();
-            let row = |thing: &Thing| columns.iter().map(|column| cell(column.cell, &thing.value)).collect();
+            let row = |thing: &Item| columns.iter().map(|column| cell(column.cell, &thing.value)).collect();
             Ok(table(header, things.iter().map(row).collect()))
         }
         Format::Name => {
             let names = things.iter().map(|thing| printable(&thing.text_at(kind.name)));
             Ok(names.filter(|name| !name.is_empty()).map(|name| name + "\n").collect())
         }
-        Format::Json => Ok(json::indented(&json_of(things))),
+        Format::Json => Ok(json::indent(&json_array(things))),
         Format::Yaml => {
             let values: Vec<_> = things.iter().map(|thing| &thing.value).collect();
-            as_yaml(&json_of(things), &values)
+            as_yaml(&json_array(things), &values)
         }
     }
 }
 
 /// The items as a JSON array.
-pub fn json_of(things: &[Thing]) -> String {
+pub fn json_array(things: &[Item]) -> String {
     format!("[{}]", things.iter().map(|thing| thing.json.as_str()).collect::<Vec<_>>().join(","))
 }
 
 /// One item in the requested format; as a table it is a list of one.
-pub fn item(format: Format, kind: &Kind, thing: &Thing) -> Result<String, Failure> {
+pub fn item(format: Format, kind: &TableLayout, thing: &Item) -> Result<String, CliError> {
     match format {
-        Format::Json => Ok(json::indented(&thing.json)),
+        Format::Json => Ok(json::indent(&thing.json)),
         Format::Yaml => as_yaml(&thing.json, &thing.value),
         _ => list(format, kind, std::slice::from_ref(thing)),
     }
 }
 
 /// JSON, given as text and as a value, as YAML.
-fn as_yaml(json: &str, value: &impl Serialize) -> Result<String, Failure> {
+fn as_yaml(json: &str, value: &impl Serialize) -> Result<String, CliError> {
     // YAML is a superset of JSON, and the JSON text keeps digits that the YAML writer would round.
     if json::changed_by_yaml(json).is_some() {
-        return Ok(json::indented(json));
+        return Ok(json::indent(json));
     }
-    let yaml = serde_norway::to_string(value).map_err(|error| cannot_be_shown(&error))?;
+    let yaml = serde_norway::to_string(value).map_err(|error| format_error(&error))?;
     // The YAML writer does not escape characters that change how other text is displayed.
-    let is_plain = yaml.lines().all(|line| openorch_api::text::hidden(&line.replace('\t', " ")).is_none());
-    Ok(if is_plain { yaml } else { json::indented(json) })
+    let is_plain = yaml.lines().all(|line| openorch_api::text::first_hidden(&line.replace('\t', " ")).is_none());
+    Ok(if is_plain { yaml } else { json::indent(json) })
 }
 
 /// Converts local data to items for [`list`] and [`item`].
-pub fn as_things<T: Serialize>(items: &[T]) -> Result<Vec<Thing>, Failure> {
-    items.iter().map(as_thing).collect()
+pub fn to_items<T: Serialize>(items: &[T]) -> Result<Vec<Item>, CliError> {
+    items.iter().map(to_item).collect()
 }
 
-pub fn as_thing<T: Serialize>(item: &T) -> Result<Thing, Failure> {
-    let json = serde_json::to_string(item).map_err(|error| cannot_be_shown(&error))?;
-    Thing::read(&json).ok_or_else(|| cannot_be_shown(&"it is not JSON"))
+pub fn to_item<T: Serialize>(item: &T) -> Result<Item, CliError> {
+    let json = serde_json::to_string(item).map_err(|error| format_error(&error))?;
+    Item::read(&json).ok_or_else(|| format_error(&"it is not JSON"))
 }
 
-fn cannot_be_shown(error: &dyn Display) -> Failure {
-    Failure::Other(format!("cannot format the output: {error}"))
+fn format_error(error: &dyn Display) -> CliError {
+    CliError::Other(format!("cannot format the output: {error}"))
 }
 
 /// A cell's text and its colour on a terminal.
@@ -202,23 +202,21 @@ fn cell(cell: Cell, item: &Value) -> Shown {
             Shown { text, style: colour.map_or(Style::new(), |colour| colour.on_default()) }
         }
         // An unparsable time is printed as it is, an unset one as nothing.
-        Cell::Ago(name) => {
-            plain(seconds(name).map_or_else(
-                || printable(&raw_time(item, name)),
-                |ahead| format!("{} ago", span(ahead.saturating_neg())),
-            ))
-        }
-        Cell::Until(name) => plain(seconds(name).map_or_else(|| printable(&raw_time(item, name)), span)),
+        Cell::Ago(name) => plain(seconds(name).map_or_else(
+            || printable(&raw_time(item, name)),
+            |ahead| format!("{} ago", format_duration(ahead.saturating_neg())),
+        )),
+        Cell::Until(name) => plain(seconds(name).map_or_else(|| printable(&raw_time(item, name)), format_duration)),
         Cell::Percent(name) => {
-            let percent = at(item, name).and_then(Value::as_f64);
+            let percent = field_at(item, name).and_then(Value::as_f64);
             plain(percent.map(|percent| format!("{percent:.1}%")).unwrap_or_default())
         }
-        Cell::Star(name) => plain(if at(item, name).and_then(Value::as_bool) == Some(true) { "*" } else { "" }),
+        Cell::Star(name) => plain(if field_at(item, name).and_then(Value::as_bool) == Some(true) { "*" } else { "" }),
     }
 }
 
 /// The field at a dotted path; an empty path is the whole item.
-fn at<'a>(item: &'a Value, name: &str) -> Option<&'a Value> {
+fn field_at<'a>(item: &'a Value, name: &str) -> Option<&'a Value> {
     if name.is_empty() {
         return Some(item);
     }
@@ -236,7 +234,7 @@ fn text_at(item: &Value, name: &str) -> String {
             other => serde_json::to_string(other).unwrap_or_default(),
         }
     }
-    at(item, name).map(text).unwrap_or_default()
+    field_at(item, name).map(text).unwrap_or_default()
 }
 
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -260,7 +258,7 @@ pub fn now() -> Timestamp {
 
 /// Formats a duration in seconds: `72` is `1m12s`. Negative values are shown as zero, because the clocks of two
 /// machines differ.
-pub fn span(seconds: i64) -> String {
+pub fn format_duration(seconds: i64) -> String {
     let count = seconds.max(0);
     let (days, hours, minutes, seconds) = (count / 86_400, count / 3600, count / 60 % 60, count % 60);
     match (days, hours, minutes) {
@@ -304,7 +302,7 @@ mod tests {
         serde_norway::from_str(text).unwrap()
     }
 
-    const TABLE: Kind = Kind {
+    const TABLE: TableLayout = TableLayout {
         columns: &[
             Column::new("ID", Cell::Text(&["id"])),
             Column::new("STATUS", Cell::Status("status")),
@@ -316,7 +314,7 @@ mod tests {
 
     fn shown(format: Format, items: &str) -> String {
         let Value::Sequence(items) = value(items) else { panic!("a list") };
-        list(format, &TABLE, &as_things(&items).unwrap()).unwrap()
+        list(format, &TABLE, &to_items(&items).unwrap()).unwrap()
     }
 
     #[test]
@@ -343,7 +341,7 @@ mod tests {
     #[test]
     fn numbers_keep_their_digits() {
         let json = r#"{"n":12345678901234567890123,"m":1.50}"#;
-        let thing = [Thing::read(json).unwrap()];
+        let thing = [Item::read(json).unwrap()];
         let indented = "{\n  \"n\": 12345678901234567890123,\n  \"m\": 1.50\n}";
         for format in [Format::Json, Format::Yaml] {
             assert_eq!(item(format, &TABLE, &thing[0]).unwrap(), indented);
@@ -380,7 +378,7 @@ mod tests {
         let json = "{\"a\":\"x\u{202e}\"}";
         let said = answer(Some(Format::Yaml), json).unwrap();
         assert_eq!(
-            (said.as_str(), Thing::read(&said).unwrap().text_at("a")),
+            (said.as_str(), Item::read(&said).unwrap().text_at("a")),
             ("{\n  \"a\": \"x\\u202e\"\n}", "x\u{202e}".into())
         );
     }
@@ -390,7 +388,7 @@ mod tests {
         for (count, want) in
             [(-5, "0s"), (0, "0s"), (8, "8s"), (72, "1m12s"), (3600, "1h0m0s"), (90_061, "25h1m1s"), (604_800, "7d0h")]
         {
-            assert_eq!(span(count), want);
+            assert_eq!(format_duration(count), want);
         }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 /// Most answers arrive sooner, and then no progress is shown.
-const PATIENCE: Duration = Duration::from_secs(1);
+const SHOW_AFTER: Duration = Duration::from_secs(1);
 
 /// How far a command has got.
 #[derive(Default)]
@@ -20,8 +20,8 @@ pub struct Progress {
     /// For several items: number done, total, and the verb.
     counted: Cell<Option<(usize, usize, &'static str)>>,
     /// A write request that has no answer yet.
-    under_way: RefCell<Option<String>>,
-    follows: Cell<bool>,
+    pending_write: RefCell<Option<String>>,
+    is_streaming: Cell<bool>,
 }
 
 impl Progress {
@@ -34,7 +34,7 @@ impl Progress {
     }
 
     /// The items done so far, for an error message. Empty for fewer than two items.
-    pub fn so_far(&self) -> String {
+    pub fn summary(&self) -> String {
         match self.counted.get() {
             Some((done, all, verb)) if all > 1 => format!("{done} of {all} were {verb}"),
             _ => String::new(),
@@ -43,38 +43,38 @@ impl Progress {
 
     /// Waits for the response of `server` to a request; `writes` names the request if it changes something.
     pub async fn wait<T>(&self, server: &str, writes: Option<&str>, answer: impl Future<Output = T>) -> T {
-        *self.under_way.borrow_mut() = writes.map(str::to_owned);
-        let answered = shown(server, answer).await;
-        *self.under_way.borrow_mut() = None;
+        *self.pending_write.borrow_mut() = writes.map(str::to_owned);
+        let answered = await_with_progress(server, answer).await;
+        *self.pending_write.borrow_mut() = None;
         answered
     }
 
     /// From now on the command streams output, and Ctrl-C is its regular end.
-    pub fn follow(&self) {
-        self.follows.set(true);
+    pub fn set_streaming(&self) {
+        self.is_streaming.set(true);
     }
 
-    pub fn follows(&self) -> bool {
-        self.follows.get()
+    pub fn is_streaming(&self) -> bool {
+        self.is_streaming.get()
     }
 
     /// The message when Ctrl-C is pressed now.
-    pub fn stopped(&self) -> String {
+    pub fn interrupted_message(&self) -> String {
         let mut parts = vec!["interrupted by Ctrl-C".to_owned()];
-        parts.extend(Some(self.so_far()).filter(|text| !text.is_empty()));
-        if let Some(request) = &*self.under_way.borrow() {
+        parts.extend(Some(self.summary()).filter(|text| !text.is_empty()));
+        if let Some(request) = &*self.pending_write.borrow() {
             parts.push(format!("{request} was in progress; its outcome is unknown"));
         }
         parts.join("; ")
     }
 }
 
-async fn shown<T>(server: &str, answer: impl Future<Output = T>) -> T {
+async fn await_with_progress<T>(server: &str, answer: impl Future<Output = T>) -> T {
     if !is_shown() {
         return answer.await;
     }
     let started = Instant::now();
-    let mut ticks = interval_at(started + PATIENCE, Duration::from_secs(1));
+    let mut ticks = interval_at(started + SHOW_AFTER, Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut answer = pin!(answer);
     loop {

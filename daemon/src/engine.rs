@@ -8,20 +8,20 @@ use openorch_store::{PostgresEngine, PostgresOptions, SqliteEngine, Store};
 use crate::{Settings, StartError, settings::Engine};
 
 /// The configured engine.
-pub fn of(settings: &Settings) -> Result<Box<dyn openorch_store::Engine>, StartError> {
+pub fn from_settings(settings: &Settings) -> Result<Box<dyn openorch_store::Engine>, StartError> {
     Ok(match settings.engine() {
-        Engine::Sqlite => Box::new(SqliteEngine { folder: settings.server_dir(), options: settings.sqlite() }),
-        Engine::Postgres => Box::new(PostgresEngine(postgres(settings)?)),
+        Engine::Sqlite => Box::new(SqliteEngine { data_dir: settings.server_dir(), options: settings.sqlite() }),
+        Engine::Postgres => Box::new(PostgresEngine(postgres_options(settings)?)),
     })
 }
 
 /// Opens the configured store.
 pub async fn open(settings: &Settings) -> Result<Arc<dyn Store>, StartError> {
-    Ok(of(settings)?.open().await?)
+    Ok(from_settings(settings)?.open().await?)
 }
 
 /// The configured PostgreSQL connection.
-fn postgres(settings: &Settings) -> Result<PostgresOptions, StartError> {
+fn postgres_options(settings: &Settings) -> Result<PostgresOptions, StartError> {
     let connection = settings.secrets.db_string.clone().ok_or_else(|| {
         StartError(
             "OPENORCH_DB is `postgres`, but OPENORCH_DB_STRING is not set: set it, or \
@@ -33,7 +33,7 @@ fn postgres(settings: &Settings) -> Result<PostgresOptions, StartError> {
 }
 
 /// The location of the data, for messages.
-pub fn place(settings: &Settings) -> String {
+pub fn location(settings: &Settings) -> String {
     match settings.engine() {
         Engine::Sqlite => format!("`{}`", settings.server_dir().display()),
         Engine::Postgres => format!("the schema `{}` of the database", settings.database.schema),
@@ -44,6 +44,6 @@ pub fn place(settings: &Settings) -> String {
 pub fn hosts(settings: &Settings) -> Result<Vec<String>, StartError> {
     Ok(match settings.engine() {
         Engine::Sqlite => Vec::new(),
-        Engine::Postgres => postgres(settings)?.hosts()?,
+        Engine::Postgres => postgres_options(settings)?.hosts()?,
     })
 }

@@ -1,15 +1,15 @@
 //! The daemon as a library, so that tests start it in their own process with a manual clock. `main.rs` is the program.
 
 mod engine;
-pub mod keep;
-mod live;
 mod mail;
-mod metered;
+pub mod maintenance;
+mod online_backup;
 mod own_addresses;
 pub mod secrets;
 mod server_time;
 pub mod settings;
 mod start;
+mod store_metrics;
 
 pub use settings::Settings;
 pub use start::{Running, StartError, reset_admin_password, start};

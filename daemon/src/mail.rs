@@ -19,7 +19,7 @@ use lettre::{
     },
 };
 use openorch_api::user::errors;
-use openorch_chassis::{BoxFuture, Error, LogLimit, Result, mail::Mailer, turns::Turns};
+use openorch_chassis::{BoxFuture, Error, LogLimit, Result, fair_semaphore::FairSemaphore, mail::Mailer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -36,7 +36,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// Timeout for the server's reply to QUIT after a message was accepted.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum number of concurrent deliveries.
-const MAX_SENDING: usize = 8;
+const MAX_CONCURRENT_DELIVERIES: usize = 8;
 /// Maximum bytes read from the server per message, certificates included: reply lines are buffered whole.
 const MAX_REPLY_BYTES: usize = 256 << 10;
 
@@ -64,7 +64,7 @@ pub struct SmtpMailer {
     credentials: Option<Credentials>,
     from: Mailbox,
     /// Fair queue, keyed by the requester of the message.
-    turns: Turns<String>,
+    turns: FairSemaphore<String>,
     timeout: Duration,
     failures: LogLimit,
 }
@@ -76,15 +76,15 @@ enum Security {
 }
 
 /// Why a message was not sent.
-enum Failure {
+enum DeliveryError {
     /// The server rejects this recipient.
     Address(SmtpError),
     Server(String),
 }
 
-impl Failure {
-    fn of_server(error: impl ToString) -> Failure {
-        Failure::Server(error.to_string())
+impl DeliveryError {
+    fn of_server(error: impl ToString) -> DeliveryError {
+        DeliveryError::Server(error.to_string())
     }
 }
 
@@ -95,10 +95,10 @@ impl SmtpMailer {
             StartError("OPENORCH_SMTP_HOST requires OPENORCH_SMTP_FROM, the sender of the daemon's mail".into())
         })?;
         let from = from.parse().map_err(|error| StartError(format!("OPENORCH_SMTP_FROM: `{from}`: {error}")))?;
-        let is_near = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        let usual = if is_near { SmtpSecurity::None } else { SmtpSecurity::StartTls };
+        let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let usual = if is_loopback { SmtpSecurity::None } else { SmtpSecurity::StartTls };
         let security = settings.security.unwrap_or(usual);
-        if security == SmtpSecurity::None && !is_near && settings.password.is_some() {
+        if security == SmtpSecurity::None && !is_loopback && settings.password.is_some() {
             return Err(StartError(
                 "OPENORCH_SMTP_SECURITY=none would send the password of the mail account unencrypted over the network; use \
                  starttls or tls"
@@ -122,45 +122,45 @@ impl SmtpMailer {
             security,
             credentials,
             from,
-            turns: Turns::new(MAX_SENDING),
+            turns: FairSemaphore::new(MAX_CONCURRENT_DELIVERIES),
             timeout: TIMEOUT,
             failures: LogLimit::once_a_minute(),
         })
     }
 
-    async fn connect(&self) -> Result<AsyncSmtpConnection, Failure> {
+    async fn connect(&self) -> Result<AsyncSmtpConnection, DeliveryError> {
         let (address, hello) = ((&*self.host, self.port), ClientId::default());
         let bounded = async || {
-            let stream = TcpStream::connect(address).await.map_err(Failure::of_server)?;
-            let stream = Box::new(Bounded { stream, left: MAX_REPLY_BYTES });
-            AsyncSmtpConnection::connect_with_transport(stream, &hello).await.map_err(Failure::of_server)
+            let stream = TcpStream::connect(address).await.map_err(DeliveryError::of_server)?;
+            let stream = Box::new(LimitedStream { stream, remaining: MAX_REPLY_BYTES });
+            AsyncSmtpConnection::connect_with_transport(stream, &hello).await.map_err(DeliveryError::of_server)
         };
         let mut connection = match &self.security {
             Security::None => bounded().await?,
             Security::StartTls(tls) => {
                 let mut connection = bounded().await?;
                 if !connection.can_starttls() {
-                    return Err(Failure::of_server(
+                    return Err(DeliveryError::of_server(
                         "it does not offer STARTTLS, which OPENORCH_SMTP_SECURITY requires",
                     ));
                 }
-                connection.starttls(tls.clone(), &hello).await.map_err(Failure::of_server)?;
+                connection.starttls(tls.clone(), &hello).await.map_err(DeliveryError::of_server)?;
                 connection
             }
             // Unlimited: only the server with the verified certificate can send here.
             Security::Tls(tls) => {
                 let connecting =
                     AsyncSmtpConnection::connect_tokio1(address, Some(self.timeout), &hello, Some(tls.clone()), None);
-                connecting.await.map_err(Failure::of_server)?
+                connecting.await.map_err(DeliveryError::of_server)?
             }
         };
         if let Some(credentials) = &self.credentials {
-            connection.auth(DEFAULT_MECHANISMS, credentials).await.map_err(Failure::of_server)?;
+            connection.auth(DEFAULT_MECHANISMS, credentials).await.map_err(DeliveryError::of_server)?;
         }
         Ok(connection)
     }
 
-    async fn hand_over(&self, message: &Message) -> Result<(), Failure> {
+    async fn deliver(&self, message: &Message) -> Result<(), DeliveryError> {
         let mut connection = self.connect().await?;
         match connection.send(message.envelope(), &message.formatted()).await {
             Ok(_) => {
@@ -169,38 +169,38 @@ impl SmtpMailer {
                 Ok(())
             }
             // A recipient with characters that the server does not support (RFC 6531).
-            Err(error) if error.is_client() || names_the_address(&error) => Err(Failure::Address(error)),
-            Err(error) => Err(Failure::of_server(error)),
+            Err(error) if error.is_client() || is_mailbox_error(&error) => Err(DeliveryError::Address(error)),
+            Err(error) => Err(DeliveryError::of_server(error)),
         }
     }
 }
 
 /// Whether the server rejects the mailbox permanently: it does not exist, is not local, or its name is not allowed (RFC
 /// 5321, 4.2.3).
-fn names_the_address(error: &SmtpError) -> bool {
+fn is_mailbox_error(error: &SmtpError) -> bool {
     error.status().is_some_and(|code| [550, 551, 553].contains(&u16::from(code)))
 }
 
 /// A connection with a limit on the bytes read.
 #[derive(Debug)]
-struct Bounded {
+struct LimitedStream {
     stream: TcpStream,
-    left: usize,
+    remaining: usize,
 }
 
-impl AsyncRead for Bounded {
+impl AsyncRead for LimitedStream {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buf))?;
-        let Some(left) = self.left.checked_sub(buf.filled().len() - before) else {
+        let Some(left) = self.remaining.checked_sub(buf.filled().len() - before) else {
             return Poll::Ready(Err(io::Error::other(format!("it sent more than {MAX_REPLY_BYTES} bytes"))));
         };
-        self.left = left;
+        self.remaining = left;
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Bounded {
+impl AsyncWrite for LimitedStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
@@ -214,7 +214,7 @@ impl AsyncWrite for Bounded {
     }
 }
 
-impl AsyncTokioStream for Bounded {
+impl AsyncTokioStream for LimitedStream {
     fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.stream.peer_addr()
     }
@@ -232,21 +232,23 @@ impl Mailer for SmtpMailer {
                 .header(ContentType::TEXT_PLAIN)
                 .body(text)
                 .map_err(|error| {
-                    Error::new(&errors::MAIL_NOT_POSSIBLE, "mail cannot be sent to this e-mail address").because(error)
+                    Error::new(&errors::MAIL_NOT_POSSIBLE, "mail cannot be sent to this e-mail address")
+                        .with_cause(error)
                 })?;
             let sending = timeout(self.timeout, async {
-                let _turn = self.turns.take(asked_by.to_owned()).await;
-                self.hand_over(&message).await
+                let _turn = self.turns.acquire(asked_by.to_owned()).await;
+                self.deliver(&message).await
             });
-            let too_slow =
-                |_| Err(Failure::Server(format!("it did not accept the message within {} s", self.timeout.as_secs())));
+            let too_slow = |_| {
+                Err(DeliveryError::Server(format!("it did not accept the message within {} s", self.timeout.as_secs())))
+            };
             match sending.await.unwrap_or_else(too_slow) {
                 Ok(()) => Ok(()),
-                Err(Failure::Address(error)) => {
+                Err(DeliveryError::Address(error)) => {
                     Err(Error::new(&errors::MAIL_NOT_POSSIBLE, "the mail server cannot send to this e-mail address")
-                        .because(error))
+                        .with_cause(error))
                 }
-                Err(Failure::Server(why)) => {
+                Err(DeliveryError::Server(why)) => {
                     if let Some(suppressed) = self.failures.allow() {
                         tracing::warn!(suppressed, "mail could not be sent through `{}`: {why}", self.host);
                     }
@@ -254,7 +256,7 @@ impl Mailer for SmtpMailer {
                         &errors::MAIL_NOT_TAKEN,
                         "the mail server did not accept the message; try again in a minute",
                     )
-                    .after(60))
+                    .with_retry_after(60))
                 }
             }
         })
@@ -277,7 +279,7 @@ mod tests {
         let mailer = std::sync::Arc::new(SmtpMailer { timeout: Duration::from_millis(100), ..mailer });
         // More than the concurrency limit: waiting in the queue does not extend the timeout.
         let mut sending = tokio::task::JoinSet::new();
-        for _ in 0..2 * MAX_SENDING {
+        for _ in 0..2 * MAX_CONCURRENT_DELIVERIES {
             let mailer = mailer.clone();
             sending.spawn(async move { mailer.send("192.0.2.1", "ann@example.org", "Code", "1".into()).await });
         }

@@ -10,7 +10,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use openorch::{
-    Running, Settings, StartError, VERSION, keep,
+    Running, Settings, StartError, VERSION, maintenance,
     settings::{Flags, secrets_help},
 };
 use openorch_api::text::without_hidden;
@@ -99,10 +99,12 @@ fn main() -> ExitCode {
         Some(Command::Admin { command: AdminCommand::ResetPassword { slug } }) => {
             runtime.block_on(reset(settings, &slug))
         }
-        Some(Command::Backup { file }) => told(runtime.block_on(keep::backup(&settings, &file, SystemClock.now()))),
-        Some(Command::Restore { file }) => told(runtime.block_on(keep::restore(&settings, &file))),
+        Some(Command::Backup { file }) => {
+            print_result(runtime.block_on(maintenance::backup(&settings, &file, SystemClock.now())))
+        }
+        Some(Command::Restore { file }) => print_result(runtime.block_on(maintenance::restore(&settings, &file))),
         Some(Command::Check { accept, folder }) => {
-            told(runtime.block_on(keep::check(&settings, folder.as_deref(), accept)))
+            print_result(runtime.block_on(maintenance::check(&settings, folder.as_deref(), accept)))
         }
     };
     // Do not wait for name lookups and password hashes that still run.
@@ -113,7 +115,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn told(outcome: Result<String, StartError>) -> Result<(), StartError> {
+fn print_result(outcome: Result<String, StartError>) -> Result<(), StartError> {
     let text = outcome?;
     // A closed stdout must not make the command fail.
     let _ = writeln!(std::io::stdout(), "{text}");
@@ -121,9 +123,9 @@ fn told(outcome: Result<String, StartError>) -> Result<(), StartError> {
 }
 
 /// The log, whose filter can be replaced.
-struct Log(Box<SetFilter>);
+struct Log(Box<ReplaceFilter>);
 
-type SetFilter = dyn Fn(&str) -> Result<(), StartError>;
+type ReplaceFilter = dyn Fn(&str) -> Result<(), StartError>;
 
 impl Log {
     fn start(filter: &str) -> Result<Log, StartError> {
@@ -134,8 +136,8 @@ impl Log {
             .with_target(false);
         tracing_subscriber::registry().with(filter).with(lines).init();
         Ok(Log(Box::new(move |filter| {
-            let gone = |error| StartError(format!("the log's filter cannot be replaced: {error}"));
-            handle.reload(log_filter(filter)?).map_err(gone)
+            let failed = |error| StartError(format!("the log's filter cannot be replaced: {error}"));
+            handle.reload(log_filter(filter)?).map_err(failed)
         })))
     }
 }
@@ -168,8 +170,8 @@ async fn serve(
         running = openorch::start(settings, Arc::new(SystemClock)) => running?,
         () = signals.stop() => return Ok(()),
     };
-    tell_next_step(&running, scheme);
-    if let Some(way_out) = running.held_back() {
+    print_next_steps(&running, scheme);
+    if let Some(way_out) = running.restricted_reason() {
         tracing::warn!(
             "OPENORCH_LISTEN is {asked}, but the daemon listens on {} only: {way_out}, then restart it",
             running.address
@@ -181,8 +183,8 @@ async fn serve(
             () = running.ended() => return Err(StartError("the server ended unexpectedly; see the log".into())),
         };
         match asked {
-            Asked::Stop => break,
-            Asked::Reload => reload(&running, log, &read_settings),
+            SignalAction::Stop => break,
+            SignalAction::Reload => reload(&running, log, &read_settings),
         }
     }
     tracing::info!("stopping");
@@ -208,14 +210,14 @@ fn reload(running: &Running, log: &Log, read_settings: &impl Fn() -> Result<Sett
     }
 }
 
-fn tell_next_step(running: &Running, scheme: &str) {
+fn print_next_steps(running: &Running, scheme: &str) {
     let mut text = format!("OpenOrch {VERSION} listens on {scheme}://{}\n", running.address);
     if running.is_first_start {
-        let mut near = running.address;
-        if near.ip().is_unspecified() {
-            near.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let mut reachable = running.address;
+        if reachable.ip().is_unspecified() {
+            reachable.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
         }
-        text += &first_steps(running, &format!("{scheme}://{near}"));
+        text += &first_steps(running, &format!("{scheme}://{reachable}"));
     }
     // A closed stdout must not stop the daemon.
     let _ = std::io::stdout().write_all(text.as_bytes());
@@ -252,7 +254,7 @@ fn first_steps(running: &Running, address: &str) -> String {
 }
 
 /// The effect of a signal (decision "Stopping").
-enum Asked {
+enum SignalAction {
     Stop,
     Reload,
 }
@@ -277,17 +279,17 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Asked {
+    async fn next(&mut self) -> SignalAction {
         tokio::select! {
-            _ = self.terminate.recv() => Asked::Stop,
-            _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.hangup.recv() => if io::stdin().is_terminal() { Asked::Stop } else { Asked::Reload },
+            _ = self.terminate.recv() => SignalAction::Stop,
+            _ = self.interrupt.recv() => SignalAction::Stop,
+            _ = self.hangup.recv() => if io::stdin().is_terminal() { SignalAction::Stop } else { SignalAction::Reload },
         }
     }
 
     /// Waits for a signal that stops the daemon.
     async fn stop(&mut self) {
-        while !matches!(self.next().await, Asked::Stop) {}
+        while !matches!(self.next().await, SignalAction::Stop) {}
     }
 }
 

@@ -9,9 +9,9 @@ use tokio::time::{sleep, timeout};
 use crate::{Settings, StartError, engine};
 
 /// Timeout for resolving a host name.
-const LOOKUP: Duration = Duration::from_secs(5);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The interval at which the names are resolved again, since servers move.
-const REFRESH: Duration = Duration::from_secs(60);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// The ports at which mail servers accept mail. A mail server usually serves several of them.
 const MAIL_PORTS: [u16; 3] = [25, 465, 587];
 
@@ -54,9 +54,9 @@ impl OwnAddresses {
     }
 
     /// Resolves the names again at intervals.
-    pub async fn follow(mut self) {
+    pub async fn keep_resolved(mut self) {
         loop {
-            sleep(REFRESH).await;
+            sleep(REFRESH_INTERVAL).await;
             self.refresh().await;
         }
     }
@@ -64,7 +64,7 @@ impl OwnAddresses {
     /// If a name does not resolve, its previous addresses are kept.
     async fn refresh(&mut self) {
         for server in &mut self.servers {
-            if let Ok(Ok(found)) = timeout(LOOKUP, tokio::net::lookup_host(&server.host)).await {
+            if let Ok(Ok(found)) = timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host(&server.host)).await {
                 server.addresses = found.collect();
             }
         }

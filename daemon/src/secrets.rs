@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use openorch_chassis::{ids::random_text, seal::PUBLISHED_DEFAULT_KEY};
+use openorch_chassis::{encryption::PUBLISHED_DEFAULT_KEY, ids::random_text};
 
 use crate::StartError;
 
@@ -32,7 +32,7 @@ impl Secrets {
     }
 
     /// The configured key. Several machines share a database server, so the daemon must not generate a key there.
-    pub fn given_key(&self) -> Result<String, StartError> {
+    pub fn configured_key(&self) -> Result<String, StartError> {
         self.encryption_key.clone().ok_or_else(|| {
             StartError(
                 "with PostgreSQL the daemon does not generate an encryption key: set OPENORCH_ENCRYPTION_KEY, \
@@ -49,13 +49,13 @@ impl Secrets {
             return Ok(key.clone());
         }
         let path = folder.join(KEY_FILE);
-        match read_within(&path, MAX_SECRET) {
+        match read_limited(&path, MAX_SECRET_BYTES) {
             Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
-            Ok(_) if !is_new => return Err(missing(&path, "is empty")),
+            Ok(_) if !is_new => return Err(key_unavailable(&path, "is empty")),
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(StartError(format!("cannot read the key file {}: {error}", path.display())));
             }
-            Err(_) if !is_new => return Err(missing(&path, "is missing")),
+            Err(_) if !is_new => return Err(key_unavailable(&path, "is missing")),
             _ => {}
         }
         let key = random_text(KEY_LENGTH);
@@ -67,7 +67,7 @@ impl Secrets {
     /// The generated key, if it is the one in use.
     pub fn generated_key(&self, folder: &Path) -> Result<Option<String>, StartError> {
         let path = folder.join(KEY_FILE);
-        match (&self.encryption_key, read_within(&path, MAX_SECRET)) {
+        match (&self.encryption_key, read_limited(&path, MAX_SECRET_BYTES)) {
             (Some(_), _) => Ok(None),
             (None, Ok(text)) => Ok(Some(text.trim().to_owned()).filter(|key| !key.is_empty())),
             (None, Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -76,33 +76,33 @@ impl Secrets {
     }
 
     /// Restores a generated key. Returns a further condition for the next start.
-    pub fn put_back(&self, folder: &Path, key: &str) -> Result<&'static str, StartError> {
-        keep_key(folder, key)?;
+    pub fn restore_key(&self, folder: &Path, key: &str) -> Result<&'static str, StartError> {
+        store_key(folder, key)?;
         let other = self.encryption_key.as_deref().is_some_and(|given| given != key);
         Ok(if other { " without OPENORCH_ENCRYPTION_KEY, which is not the key of this data" } else { "" })
     }
 
     /// Stores a generated key for a daemon with PostgreSQL, which needs it as a setting. Returns how to start the
     /// daemon.
-    pub fn hand_over(&self, folder: &Path, key: &str) -> Result<String, StartError> {
+    pub fn export_key(&self, folder: &Path, key: &str) -> Result<String, StartError> {
         if self.encryption_key.as_deref() == Some(key) {
             return Ok(String::new());
         }
-        let path = keep_key(folder, key)?;
-        let instead = match self.encryption_key {
+        let path = store_key(folder, key)?;
+        let remark = match self.encryption_key {
             Some(_) => ", instead of the current OPENORCH_ENCRYPTION_KEY, which is not the key of this data",
             None => ", which contains its key",
         };
-        Ok(format!(" with OPENORCH_ENCRYPTION_KEY_FILE={}{instead}", path.display()))
+        Ok(format!(" with OPENORCH_ENCRYPTION_KEY_FILE={}{remark}", path.display()))
     }
 }
 
 /// Writes a key into the directory; returns its file. Never overwrites another key, which may be needed to decrypt
 /// other data.
-fn keep_key(folder: &Path, key: &str) -> Result<PathBuf, StartError> {
+fn store_key(folder: &Path, key: &str) -> Result<PathBuf, StartError> {
     let path = folder.join(KEY_FILE);
     let place = path.display();
-    match read_within(&path, MAX_SECRET) {
+    match read_limited(&path, MAX_SECRET_BYTES) {
         Ok(text) if text.trim() == key => {}
         Ok(text) if !text.trim().is_empty() => {
             return Err(StartError(format!(
@@ -123,7 +123,7 @@ fn keep_key(folder: &Path, key: &str) -> Result<PathBuf, StartError> {
     Ok(path)
 }
 
-fn missing(path: &Path, how: &str) -> StartError {
+fn key_unavailable(path: &Path, how: &str) -> StartError {
     StartError(format!(
         "the key file {} {how}, and the data is encrypted with it: restore it, or set OPENORCH_ENCRYPTION_KEY to its content",
         path.display()
@@ -143,22 +143,22 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
 }
 
 /// Reads a text file of at most `max_bytes` bytes.
-pub fn read_within(path: &Path, most: u64) -> std::io::Result<String> {
+pub fn read_limited(path: &Path, max_bytes: u64) -> std::io::Result<String> {
     let mut text = String::new();
     // Limits files without a known length too, such as a pipe.
-    fs::File::open(path)?.take(most + 1).read_to_string(&mut text)?;
-    match text.len() as u64 > most {
-        true => Err(std::io::Error::other(format!("it is larger than {most} bytes"))),
+    fs::File::open(path)?.take(max_bytes + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > max_bytes {
+        true => Err(std::io::Error::other(format!("it is larger than {max_bytes} bytes"))),
         false => Ok(text),
     }
 }
 
 /// Maximum bytes of a secret or a key file.
-const MAX_SECRET: u64 = 64 << 10;
+const MAX_SECRET_BYTES: u64 = 64 << 10;
 
 /// The text of a file that contains a secret.
 fn read_text(path: &Path) -> Result<String, String> {
-    read_within(path, MAX_SECRET).map_err(|error| match error.kind() {
+    read_limited(path, MAX_SECRET_BYTES).map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidData => format!(
             "{} is not text; a secret is one line of text, such as the output of `openssl rand -hex 32`",
             path.display()

@@ -7,19 +7,19 @@ use std::{
 };
 
 use openorch_chassis::{
-    Audit, BoxFuture, Builtin, Mounted, Platform, RequestMonitor,
-    ages::Ages,
+    Audit, BoxFuture, BuiltService, Builtin, Platform, RequestMonitor,
     clock::Clock,
-    events::Streams,
+    encryption::Encryptor,
+    events::EventStreams,
+    expiry::ExpiryGrace,
+    idempotency::{self, IdempotencyStore},
     ids::Ids,
     metrics::Registry,
     outbound::Outbound,
-    repeat::{self, Repeats},
     router::Router,
-    seal::Seal,
     service::{Hooks, supervise},
 };
-use openorch_gateway::{Gateway, Metrics, RequestLog, Server, Table, Tls};
+use openorch_gateway::{Gateway, Metrics, RequestLog, RoutingTable, Server, Tls};
 use openorch_services::{MODULES, platform, registry, user};
 use openorch_store::{Collection, Store};
 use tokio::{
@@ -29,12 +29,12 @@ use tokio::{
 };
 
 use crate::{
-    Settings, VERSION, engine, live::Backups, metered::Metered, own_addresses::OwnAddresses, server_time::Time,
-    settings::Engine,
+    Settings, VERSION, engine, online_backup::Backups, own_addresses::OwnAddresses, server_time::StoreClock,
+    settings::Engine, store_metrics::MeteredStore,
 };
 
 /// Capacity of the queue of unreachable instances to probe; regular probes find the rest.
-const SUSPECTS: usize = 1024;
+const UNREACHABLE_QUEUE: usize = 1024;
 
 /// Why the daemon cannot start, with the remedy.
 #[derive(Debug)]
@@ -81,12 +81,12 @@ pub struct Running {
     /// Strength of the stored passwords, as far as known.
     pub passwords: user::PasswordCounts,
     /// Why it listens on loopback only although configured otherwise, with the remedy.
-    held_back: Option<String>,
+    restricted_reason: Option<String>,
     /// Whether the admin still has the default password.
     pub default_password: Arc<AtomicBool>,
     tls: Option<Arc<Tls>>,
     stop: oneshot::Sender<()>,
-    served: JoinHandle<()>,
+    server_task: JoinHandle<()>,
 }
 
 impl Running {
@@ -100,14 +100,14 @@ impl Running {
     }
 
     /// Why it listens on loopback only although configured otherwise, with the remedy.
-    pub fn held_back(&self) -> Option<&str> {
-        self.held_back.as_deref()
+    pub fn restricted_reason(&self) -> Option<&str> {
+        self.restricted_reason.as_deref()
     }
 
     /// Waits until the server ends without a stop, which is a fault.
     pub async fn ended(&mut self) {
         // A panic in the task is already logged.
-        let _ = (&mut self.served).await;
+        let _ = (&mut self.server_task).await;
     }
 
     /// Stops gracefully: drains requests, then closes the store.
@@ -115,7 +115,7 @@ impl Running {
         // If the receiver is gone, the server has already stopped.
         let _ = self.stop.send(());
         // A panic in the task is already logged.
-        let _ = self.served.await;
+        let _ = self.server_task.await;
     }
 }
 
@@ -124,16 +124,16 @@ pub async fn start(mut settings: Settings, clock: Arc<dyn Clock>) -> Result<Runn
     crate::settings::fit_open_files(&mut settings.gateway.http);
     // Bound first, so that a port in use is reported before any side effect.
     let listener = bind(settings.listen()).await?;
-    let place = engine::place(&settings);
+    let location = engine::location(&settings);
     if settings.engine() == Engine::Postgres {
-        settings.secrets.given_key()?;
+        settings.secrets.configured_key()?;
     }
     let store = engine::open(&settings).await?;
     match assemble(settings, clock, listener, store.clone()).await {
         Ok(running) => Ok(running),
         Err(error) => {
             store.close().await;
-            Err(StartError(format!("{error} (the data is in {place})")))
+            Err(StartError(format!("{error} (the data is in {location})")))
         }
     }
 }
@@ -141,7 +141,7 @@ pub async fn start(mut settings: Settings, clock: Arc<dyn Clock>) -> Result<Runn
 /// The collections of all services.
 pub(crate) fn collections() -> Vec<Collection> {
     let of_modules = MODULES.iter().flat_map(|module| module.collections);
-    let of_chassis = [&repeat::ANSWERS];
+    let of_chassis = [&idempotency::ANSWERS];
     user::collections().iter().chain(of_modules).copied().chain(of_chassis).copied().collect()
 }
 
@@ -154,60 +154,61 @@ async fn assemble(
     let registry = Arc::new(Registry::new(VERSION));
     let is_first_start = !store.is_seeded();
     store.open_collections(&collections()).await?;
-    let time = Time::of(&*store, clock).await?;
+    let time = StoreClock::for_store(&*store, clock).await?;
     let clock = time.clock.clone();
-    let store: Arc<dyn Store> = Arc::new(Metered::new(store, &registry));
+    let store: Arc<dyn Store> = Arc::new(MeteredStore::new(store, &registry));
     let key = match settings.engine() {
         Engine::Sqlite => settings.secrets.encryption_key(&settings.server_dir(), is_first_start)?,
-        Engine::Postgres => settings.secrets.given_key()?,
+        Engine::Postgres => settings.secrets.configured_key()?,
     };
-    let seal = Seal::new(&key);
+    let seal = Encryptor::new(&key);
     let ids = Arc::new(Ids::new(clock.clone()));
     let audit = Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone(), &user::ACCOUNTS));
     audit.register(&registry);
     let newest = audit.newest().await?.max(registry::last_heartbeat(&store).await?);
     let grace_left = user::stored_clock_grace(&store).await?;
-    let ages = Arc::new(Ages::new(clock.clone(), newest.map(|time| time.0), grace_left, settings.expiry.clone()));
-    let limits = repeat::Limits {
+    let ages =
+        Arc::new(ExpiryGrace::new(clock.clone(), newest.map(|time| time.0), grace_left, settings.expiry.clone()));
+    let limits = idempotency::Limits {
         per_account: settings.api.max_stored_answers_per_account,
         total: settings.api.max_stored_answers,
     };
-    let repeats = Repeats::new(store.clone(), clock.clone(), ages.clone(), seal.clone(), limits);
+    let repeats = IdempotencyStore::new(store.clone(), clock.clone(), ages.clone(), seal.clone(), limits);
     let outbound = Arc::new(Outbound::new(settings.outbound.clone()));
-    let table = Arc::new(Table::new());
+    let table = Arc::new(RoutingTable::new());
     let mut platform = Platform {
         store: store.clone(),
         clock: clock.clone(),
-        ages,
+        expiry: ages,
         ids: ids.clone(),
-        seal,
+        encryptor: seal,
         audit: audit.clone(),
         metrics: registry.clone(),
         mailer: settings.mailer()?,
         outbound: outbound.clone(),
         routes: table.clone(),
-        node: settings.node_place(local(&listener)?)?,
+        node: settings.node_place(local_addr(&listener)?)?,
         max_unpaged_list: settings.api.max_unpaged_list,
-        given: settings.given.clone(),
+        raw_settings: settings.given.clone(),
     };
 
     let asked_loopback = settings.listen().ip().is_loopback();
     let loopback_only = asked_loopback || settings.secrets.has_published_key();
     let seeded = user::seed(&platform, settings.secrets.admin_password.clone(), loopback_only).await?;
-    let way_out = way_out(seeded.has_default_password, settings.secrets.has_published_key());
-    let held_back = way_out.clone().filter(|_| !asked_loopback);
+    let reason = loopback_reason(seeded.has_default_password, settings.secrets.has_published_key());
+    let held_back = reason.clone().filter(|_| !asked_loopback);
     let listener = if held_back.is_some() {
-        let port = local(&listener)?.port();
+        let port = local_addr(&listener)?.port();
         drop(listener);
         bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)).await?
     } else {
         listener
     };
-    let address = local(&listener)?;
+    let address = local_addr(&listener)?;
     platform.node = settings.node_place(address)?;
     let own_addresses = OwnAddresses::new(&settings, address, outbound.clone()).await?;
 
-    let mut services: Vec<Mounted> = Vec::new();
+    let mut services: Vec<BuiltService> = Vec::new();
     for module in MODULES {
         services.push((module.start)(&platform).await?);
     }
@@ -237,22 +238,22 @@ async fn assemble(
     let users = user::open(&platform, seeded, hooks.clone(), default_password.clone()).await?;
     let (registration, identity) = (users.registration(), users.identity());
     let passwords = users.password_counts().await?;
-    tell_weak_passwords(passwords, asked_loopback || held_back.is_some());
+    log_weak_passwords(passwords, asked_loopback || held_back.is_some());
     services.push(user::service(users));
     let mut tasks = JoinSet::new();
     for task in services.iter_mut().flat_map(|service| std::mem::take(&mut service.tasks)) {
         tasks.spawn(supervise(task));
     }
-    tasks.spawn(time.follow(store.clone()));
-    tasks.spawn(own_addresses.follow());
-    let (suspects, mut suspected) = mpsc::channel::<Arc<str>>(SUSPECTS);
+    tasks.spawn(time.keep_synchronized(store.clone()));
+    tasks.spawn(own_addresses.keep_resolved());
+    let (suspects, mut suspected) = mpsc::channel::<Arc<str>>(UNREACHABLE_QUEUE);
     tasks.spawn(async move {
         while let Some(instance_id) = suspected.recv().await {
             hooks.unreachable.iter().for_each(|hook| hook.unreachable(&instance_id));
         }
     });
 
-    let streams = Streams::new(settings.events.clone());
+    let streams = EventStreams::new(settings.events.clone());
     let router =
         Router::new(services, identity.clone(), audit.clone(), repeats, settings.api.clone(), streams, &registry);
     let builtin: Arc<dyn Builtin> = Arc::new(router);
@@ -264,13 +265,13 @@ async fn assemble(
         identity,
         builtin,
         outbound,
-        suspects,
+        unreachable_reports: suspects,
         loopback_only: if settings.secrets.has_published_key() {
             Arc::new(AtomicBool::new(true))
         } else {
             default_password.clone()
         },
-        way_out: way_out.unwrap_or_default(),
+        remedy: reason.unwrap_or_default(),
         metrics,
         log: RequestLog::default(),
         monitor,
@@ -285,14 +286,24 @@ async fn assemble(
         };
         Server::new(gateway).run(vec![listener], shutdown).await;
         tasks.shutdown().await;
-        audit.write_gathered(true).await;
+        audit.flush_aggregated(true).await;
         store.close().await;
     });
-    Ok(Running { address, is_first_start, registration, passwords, held_back, default_password, tls, stop, served })
+    Ok(Running {
+        address,
+        is_first_start,
+        registration,
+        passwords,
+        restricted_reason: held_back,
+        default_password,
+        tls,
+        stop,
+        server_task: served,
+    })
 }
 
 /// Logs how many accounts have a password too weak for sign-in over the network (decision "Sign-in from elsewhere").
-fn tell_weak_passwords(counts: user::PasswordCounts, only_loopback: bool) {
+fn log_weak_passwords(counts: user::PasswordCounts, only_loopback: bool) {
     let user::PasswordCounts { too_weak, unknown } = counts;
     if too_weak + unknown == 0 {
         return;
@@ -310,7 +321,7 @@ fn tell_weak_passwords(counts: user::PasswordCounts, only_loopback: bool) {
 }
 
 /// Why only loopback is served, and the remedy (decision "Restricted mode").
-fn way_out(default_password: bool, published_key: bool) -> Option<String> {
+fn loopback_reason(default_password: bool, published_key: bool) -> Option<String> {
     let password = "the admin's password is the default one: change it on this machine with \
                     POST /user-svc/change-password, or start the daemon with OPENORCH_ADMIN_PASSWORD";
     let key = "the encryption key is the published one: start the daemon with another OPENORCH_ENCRYPTION_KEY";
@@ -337,10 +348,12 @@ pub async fn reset_admin_password(
     let collections: Vec<Collection> = user::collections().iter().map(|collection| **collection).collect();
     let outcome = async {
         store.open_collections(&collections).await?;
-        let clock = Time::of(&*store, clock).await?.clock;
+        let clock = StoreClock::for_store(&*store, clock).await?.clock;
         let loopback_only = settings.listen().ip().is_loopback();
-        let rules =
-            (user::PasswordRules::of(&settings.user, loopback_only), user::PasswordRules::of(&settings.user, false));
+        let rules = (
+            user::PasswordRules::from_settings(&settings.user, loopback_only),
+            user::PasswordRules::from_settings(&settings.user, false),
+        );
         Ok(user::reset_admin_password(store.clone(), &*clock, rules, slug, password).await?)
     };
     let outcome = outcome.await;
@@ -359,6 +372,6 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
     })
 }
 
-fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|error| StartError(format!("cannot determine the listening address: {error}")))
 }

@@ -6,10 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use crate::{pool::Instance, table::Service};
+use crate::{pool::Upstream, routing_table::ServiceRoutes};
 
 /// A random healthy instance, or a slow one if none is healthy. Avoids those in `tried` if there is another.
-pub fn pick<'a>(service: &'a Service, tried: &[Arc<Instance>]) -> Option<&'a Arc<Instance>> {
+pub fn pick<'a>(service: &'a ServiceRoutes, tried: &[Arc<Upstream>]) -> Option<&'a Arc<Upstream>> {
     let candidates = match service.healthy.is_empty() {
         false => &service.healthy,
         true => &service.slow,
@@ -19,7 +19,7 @@ pub fn pick<'a>(service: &'a Service, tried: &[Arc<Instance>]) -> Option<&'a Arc
     }
     let start = random() as usize % candidates.len();
     let (before, after) = candidates.split_at(start);
-    let untried = |instance: &&Arc<Instance>| !tried.iter().any(|t| Arc::ptr_eq(t, instance));
+    let untried = |instance: &&Arc<Upstream>| !tried.iter().any(|t| Arc::ptr_eq(t, instance));
     let mut order = after.iter().chain(before);
     order.find(untried).or(candidates.get(start))
 }

@@ -21,46 +21,46 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use openorch_chassis::{ClientBody, place::Place};
+use openorch_chassis::{ClientBody, in_flight::InFlightGuard};
 use tokio::time::{Sleep, sleep, timeout};
 
 use crate::{
-    clients::{self, Admission, GivenUp, RequestPlace},
-    connection::{Connection, Running},
-    exchange::{Exchange, Handle},
+    client_limits::{self, AbandonedRequest, Admission, RequestSlot},
+    conn_tracker::Shutdown,
+    connection::{Connection, RunningGuard},
+    exchange::{AbortHandle, Exchange},
     headers,
-    life::Order,
-    pool::{Instance, Sender},
+    pool::{Upstream, UpstreamConn},
     refusal::Refusal,
-    request_log::EndedRequest,
+    request_log::CompletedRequest,
 };
 
 /// How long an abandoned request counts in the limits.
-const GIVEN_UP: Duration = Duration::from_secs(1);
+const ABANDONED_WINDOW: Duration = Duration::from_secs(1);
 
 /// The body of a request to an instance.
-pub enum Upload {
+pub enum RequestBody {
     Empty,
     Streamed(Streamed),
 }
 
 pub struct Streamed {
     body: ClientBody,
-    gate: Option<Gated>,
+    gate: Option<GateWait>,
     /// Keeps the request in progress until the body has been sent, which may be after the response.
-    request: Request,
+    request: RequestGuard,
 }
 
-struct Gated {
-    gate: Arc<Gate>,
-    patience: Pin<Box<Sleep>>,
+struct GateWait {
+    gate: Arc<ContinueGate>,
+    deadline: Pin<Box<Sleep>>,
 }
 
-impl Upload {
-    pub fn new(body: ClientBody, gate: Option<(Arc<Gate>, Duration)>, request: &Request) -> Upload {
-        Upload::Streamed(Streamed {
+impl RequestBody {
+    pub fn new(body: ClientBody, gate: Option<(Arc<ContinueGate>, Duration)>, request: &RequestGuard) -> RequestBody {
+        RequestBody::Streamed(Streamed {
             body,
-            gate: gate.map(|(gate, patience)| Gated { gate, patience: Box::pin(sleep(patience)) }),
+            gate: gate.map(|(gate, patience)| GateWait { gate, deadline: Box::pin(sleep(patience)) }),
             request: request.clone(),
         })
     }
@@ -68,54 +68,54 @@ impl Upload {
 
 /// Why a request body ended early.
 #[derive(Debug)]
-pub enum UploadError {
+pub enum RequestBodyError {
     Client(hyper::Error),
     /// The response was completed without the body.
     NotWanted,
     /// The exchange was aborted.
-    Ended,
+    Aborted,
 }
 
-impl fmt::Display for UploadError {
+impl fmt::Display for RequestBodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            UploadError::Client(error) => write!(f, "reading the client's body: {error}"),
-            UploadError::NotWanted => f.write_str("the instance answered without the body"),
-            UploadError::Ended => f.write_str("the request was aborted"),
+            RequestBodyError::Client(error) => write!(f, "reading the client's body: {error}"),
+            RequestBodyError::NotWanted => f.write_str("the instance answered without the body"),
+            RequestBodyError::Aborted => f.write_str("the request was aborted"),
         }
     }
 }
 
-impl error::Error for UploadError {}
+impl error::Error for RequestBodyError {}
 
-impl Body for Upload {
+impl Body for RequestBody {
     type Data = Bytes;
-    type Error = UploadError;
+    type Error = RequestBodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
-        let Upload::Streamed(streamed) = self.get_mut() else {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        let RequestBody::Streamed(streamed) = self.get_mut() else {
             return Poll::Ready(None);
         };
-        if streamed.request.exchange.poll_ended(cx) {
-            return Poll::Ready(Some(Err(UploadError::Ended)));
+        if streamed.request.exchange.poll_aborted(cx) {
+            return Poll::Ready(Some(Err(RequestBodyError::Aborted)));
         }
         if let Some(gated) = &mut streamed.gate {
             match gated.gate.poll(cx) {
-                State::Open => {}
-                State::Shut if gated.patience.as_mut().poll(cx).is_ready() => gated.gate.open(),
-                State::Shut => return Poll::Pending,
-                State::NotWanted => return Poll::Ready(Some(Err(UploadError::NotWanted))),
+                GateState::Open => {}
+                GateState::Closed if gated.deadline.as_mut().poll(cx).is_ready() => gated.gate.open(),
+                GateState::Closed => return Poll::Pending,
+                GateState::NotWanted => return Poll::Ready(Some(Err(RequestBodyError::NotWanted))),
             }
             streamed.gate = None;
         }
         let frame = Pin::new(&mut streamed.body).poll_frame(cx);
         let now = streamed.request.connection().clock.now();
-        streamed.request.exchange.await_body(frame.is_pending(), now);
+        streamed.request.exchange.set_body_awaited(frame.is_pending(), now);
         let frame = ready!(frame);
         Poll::Ready(frame.map(|frame| {
-            let mut frame = frame.map_err(UploadError::Client)?;
+            let mut frame = frame.map_err(RequestBodyError::Client)?;
             if let Some(trailers) = frame.trailers_mut() {
-                headers::clean_trailers(trailers);
+                headers::strip_trailers(trailers);
             }
             Ok(frame)
         }))
@@ -123,15 +123,15 @@ impl Body for Upload {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Upload::Empty => true,
-            Upload::Streamed(streamed) => streamed.body.is_end_stream(),
+            RequestBody::Empty => true,
+            RequestBody::Streamed(streamed) => streamed.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Upload::Empty => SizeHint::with_exact(0),
-            Upload::Streamed(streamed) => streamed.body.size_hint(),
+            RequestBody::Empty => SizeHint::with_exact(0),
+            RequestBody::Streamed(streamed) => streamed.body.size_hint(),
         }
     }
 }
@@ -139,39 +139,39 @@ impl Body for Upload {
 impl Drop for Streamed {
     fn drop(&mut self) {
         if let Some(gated) = &self.gate {
-            gated.gate.dropped_unread();
+            gated.gate.clear_waker();
         }
     }
 }
 
 /// Delays reading the body of a request with `Expect: 100-continue`, since reading it makes hyper send `100 Continue`.
 #[derive(Default)]
-pub struct Gate {
-    inner: Mutex<(State, Option<Waker>)>,
+pub struct ContinueGate {
+    inner: Mutex<(GateState, Option<Waker>)>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+enum GateState {
     #[default]
-    Shut,
+    Closed,
     Open,
     NotWanted,
 }
 
-impl Gate {
+impl ContinueGate {
     /// The instance sent `100 Continue` or its final response.
     pub fn open(&self) {
-        self.become_(State::Open);
+        self.set_state(GateState::Open);
     }
 
     /// The response has ended, so a delayed body is not wanted any more.
     pub fn close(&self) {
-        self.become_(State::NotWanted);
+        self.set_state(GateState::NotWanted);
     }
 
-    fn become_(&self, state: State) {
+    fn set_state(&self, state: GateState) {
         let mut inner = self.inner();
-        if inner.0 == State::Shut {
+        if inner.0 == GateState::Closed {
             inner.0 = state;
             if let Some(waker) = inner.1.take() {
                 drop(inner);
@@ -180,19 +180,19 @@ impl Gate {
         }
     }
 
-    fn dropped_unread(&self) {
+    fn clear_waker(&self) {
         self.inner().1 = None;
     }
 
-    fn poll(&self, cx: &Context<'_>) -> State {
+    fn poll(&self, cx: &Context<'_>) -> GateState {
         let mut inner = self.inner();
-        if inner.0 == State::Shut {
+        if inner.0 == GateState::Closed {
             inner.1 = Some(cx.waker().clone());
         }
         inner.0
     }
 
-    fn inner(&self) -> MutexGuard<'_, (State, Option<Waker>)> {
+    fn inner(&self) -> MutexGuard<'_, (GateState, Option<Waker>)> {
         self.inner.lock().unwrap_or_else(|broken| broken.into_inner())
     }
 }
@@ -201,31 +201,31 @@ impl Gate {
 pub type BoxError = Box<dyn error::Error + Send + Sync>;
 
 /// The body of a response to a client. It is dropped after the last byte was written, which ends the request.
-pub struct Reply {
-    kind: Kind,
-    request: Request,
+pub struct ResponseBody {
+    kind: ResponseBodyKind,
+    request: RequestGuard,
     /// For HTTP/2 only.
-    written: Option<Arc<Written>>,
+    written: Option<Arc<FrameWriteState>>,
     /// For HTTP/2: whether a piece was passed to the connection.
     has_sent: bool,
     /// Published at the end.
-    line: Option<Box<EndedRequest>>,
+    completed: Option<Box<CompletedRequest>>,
 }
 
 /// Tracks whether the last frame of an HTTP/2 stream was written to the connection.
 #[derive(Default)]
-struct Written {
+struct FrameWriteState {
     is_pending: AtomicBool,
     waker: AtomicWaker,
 }
 
 /// The bytes of a frame, dropped after they were written.
-struct Watched {
+struct TrackedBytes {
     bytes: Bytes,
-    written: Arc<Written>,
+    written: Arc<FrameWriteState>,
 }
 
-impl Written {
+impl FrameWriteState {
     /// Whether it was written; else registers the task for a wake-up.
     fn poll(&self, cx: &Context<'_>) -> bool {
         self.waker.register(cx.waker());
@@ -233,88 +233,101 @@ impl Written {
     }
 
     /// Wraps bytes to detect when they are written or dropped.
-    fn watch(self: &Arc<Written>, bytes: Bytes) -> Bytes {
+    fn track(self: &Arc<FrameWriteState>, bytes: Bytes) -> Bytes {
         if bytes.is_empty() {
             return bytes;
         }
         self.is_pending.store(true, Release);
-        Bytes::from_owner(Watched { bytes, written: self.clone() })
+        Bytes::from_owner(TrackedBytes { bytes, written: self.clone() })
     }
 }
 
-impl AsRef<[u8]> for Watched {
+impl AsRef<[u8]> for TrackedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Watched {
+impl Drop for TrackedBytes {
     fn drop(&mut self) {
         self.written.is_pending.store(false, Release);
         self.written.waker.wake();
     }
 }
 
-pub enum Kind {
+pub enum ResponseBodyKind {
     /// A response of the gateway itself; taken when it is sent.
     Text(Bytes),
     Builtin(openorch_chassis::Body),
-    Instance(FromInstance),
+    Instance(UpstreamBody),
 }
 
-pub struct FromInstance {
+pub struct UpstreamBody {
     body: Incoming,
     /// The frame that was read before the head was sent.
-    first: Option<Frame<Bytes>>,
+    prefetched: Option<Frame<Bytes>>,
     ended: bool,
-    gate: Option<Arc<Gate>>,
-    lease: Option<Lease>,
+    gate: Option<Arc<ContinueGate>>,
+    conn: Option<PooledConn>,
 }
 
 /// A connection to an instance, checked out of the pool.
-pub struct Lease {
-    pub instance: Arc<Instance>,
-    pub sender: Sender,
+pub struct PooledConn {
+    pub instance: Arc<Upstream>,
+    pub sender: UpstreamConn,
     /// Whether the request has a body, which may take longer than the response.
-    pub uploads: bool,
+    pub has_body: bool,
 }
 
 /// Keeps a request counted while it is in progress, or its refusal is unread: until the last clone is dropped.
 #[derive(Clone)]
-pub struct Request {
+pub struct RequestGuard {
     pub exchange: Arc<Exchange>,
-    counted: Arc<Counted>,
+    counted: Arc<RequestGuardInner>,
 }
 
-struct Counted {
-    running: Running,
+struct RequestGuardInner {
+    running: RunningGuard,
     exchange: Arc<Exchange>,
-    place: Arc<RequestPlace>,
+    slot: Arc<RequestSlot>,
 }
 
-impl Request {
+impl RequestGuard {
     /// Must be called by the task that serves the request. Returns a refusal if a limit is reached.
-    pub fn begin(connection: Arc<Connection>, headers: &HeaderMap, is_builtin: bool) -> (Request, Option<Refusal>) {
+    pub fn begin(
+        connection: Arc<Connection>,
+        headers: &HeaderMap,
+        is_builtin: bool,
+    ) -> (RequestGuard, Option<Refusal>) {
         let gateway = &connection.gateway;
-        let behind_proxy = connection.hop.client_behind_proxy(headers);
-        let Admission { place, refusal, is_flood } =
-            clients::admit(connection.place.as_ref(), behind_proxy, is_builtin, &gateway.metrics, &gateway.settings);
+        let behind_proxy = connection.forwarded.client_behind_proxy(headers);
+        let Admission { slot: place, refusal, is_flood } = client_limits::admit(
+            connection.client_slot.as_ref(),
+            behind_proxy,
+            is_builtin,
+            &gateway.metrics,
+            &gateway.settings,
+        );
         if is_flood {
-            connection.life.give(Order::Stop);
+            connection.state.signal(Shutdown::Immediate);
         }
-        let handle = Handle::current(&connection.life);
+        let handle = AbortHandle::current(&connection.state);
         let budget = *gateway.settings.forward.max_response_memory;
-        let shares = clients::shares(connection.place.as_ref(), behind_proxy, budget, &gateway.settings);
-        let exchange = Arc::new(Exchange::new(handle, connection.clock.now(), shares, refusal.is_some()));
-        connection.life.enter(exchange.clone());
-        let counted =
-            Counted { running: Running::begin(connection), exchange: exchange.clone(), place: Arc::new(place) };
-        (Request { exchange, counted: Arc::new(counted) }, refusal)
+        let client = connection.client_slot.as_ref();
+        let quotas = client_limits::memory_quotas(client, behind_proxy, budget, &gateway.settings);
+        let exchange = Arc::new(Exchange::new(handle, connection.clock.now(), quotas, refusal.is_some()));
+        connection.state.add_exchange(exchange.clone());
+        let counted = RequestGuardInner {
+            running: RunningGuard::begin(connection),
+            exchange: exchange.clone(),
+            slot: Arc::new(place),
+        };
+        (RequestGuard { exchange, counted: Arc::new(counted) }, refusal)
     }
 
     /// Its slot, for work that continues after a disconnect of the client.
-    pub fn place(&self) -> Place {
-        Place(self.counted.place.clone())
+    pub fn in_flight(&self) -> InFlightGuard {
+        InFlightGuard(self.counted.slot.clone())
     }
 
     pub fn connection(&self) -> &Arc<Connection> {
@@ -323,47 +336,47 @@ impl Request {
 
     /// The client disconnected before the response. A request to a service keeps its slot for at least a second: it has cost
     /// the service a connection.
-    pub fn give_up(&self) {
+    pub fn mark_abandoned(&self) {
         let age = Duration::from_millis(self.exchange.age(self.connection().clock.now()));
-        let Some(rest) = GIVEN_UP.checked_sub(age) else { return };
-        let given_up = GivenUp::of(self.counted.place.clone());
+        let Some(rest) = ABANDONED_WINDOW.checked_sub(age) else { return };
+        let abandoned = AbandonedRequest::of(self.counted.slot.clone());
         tokio::spawn(async move {
             sleep(rest).await;
-            drop(given_up);
+            drop(abandoned);
         });
     }
 }
 
-impl Drop for Counted {
+impl Drop for RequestGuardInner {
     fn drop(&mut self) {
-        self.running.0.life.leave(&self.exchange);
+        self.running.0.state.remove_exchange(&self.exchange);
     }
 }
 
-impl Reply {
-    pub fn new(kind: Kind, request: Request, line: Option<Box<EndedRequest>>) -> Reply {
-        request.exchange.answer(request.connection().clock.now());
+impl ResponseBody {
+    pub fn new(kind: ResponseBodyKind, request: RequestGuard, line: Option<Box<CompletedRequest>>) -> ResponseBody {
+        request.exchange.start_response(request.connection().clock.now());
         let written = request.exchange.is_stream().then(Arc::default);
-        Reply { kind, request, written, has_sent: false, line }
+        ResponseBody { kind, request, written, has_sent: false, completed: line }
     }
 }
 
-impl FromInstance {
-    pub fn new(body: Incoming, lease: Lease, gate: Option<Arc<Gate>>) -> FromInstance {
-        FromInstance { body, first: None, ended: false, gate, lease: Some(lease) }
+impl UpstreamBody {
+    pub fn new(body: Incoming, lease: PooledConn, gate: Option<Arc<ContinueGate>>) -> UpstreamBody {
+        UpstreamBody { body, prefetched: None, ended: false, gate, conn: Some(lease) }
     }
 
     /// Reads the first frame if it arrives within `patience`. Once the head is sent, an invalid body could only be signalled
     /// by closing the connection.
-    pub async fn read_first(&mut self, patience: Duration) -> hyper::Result<()> {
+    pub async fn prefetch(&mut self, patience: Duration) -> hyper::Result<()> {
         let Ok(first) = timeout(patience, self.body.frame()).await else { return Ok(()) };
-        self.first = first.transpose()?;
-        self.ended = self.first.is_none();
+        self.prefetched = first.transpose()?;
+        self.ended = self.prefetched.is_none();
         Ok(())
     }
 }
 
-impl Body for Reply {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -380,20 +393,20 @@ impl Body for Reply {
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(trailers) = frame.trailers_ref()
         {
-            this.request.connection().life.answer(trailers);
+            this.request.connection().state.count_response_head(trailers);
         }
-        if let (Some(line), Poll::Ready(Some(Ok(frame)))) = (&mut this.line, &polled) {
+        if let (Some(line), Poll::Ready(Some(Ok(frame)))) = (&mut this.completed, &polled) {
             line.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
         }
         if let (Some(written), Poll::Ready(Some(Ok(frame)))) = (&this.written, &mut polled)
             && let Some(data) = frame.data_mut()
         {
-            *data = written.watch(std::mem::take(data));
+            *data = written.track(std::mem::take(data));
             this.has_sent = true;
         }
         match &polled {
-            Poll::Ready(Some(Ok(_))) => this.request.exchange.offer(this.request.connection().clock.now()),
-            _ => this.request.exchange.await_more(),
+            Poll::Ready(Some(Ok(_))) => this.request.exchange.data_ready(this.request.connection().clock.now()),
+            _ => this.request.exchange.no_data_ready(),
         }
         polled
     }
@@ -402,44 +415,44 @@ impl Body for Reply {
         // An HTTP/2 body ends with a separate frame, once all data was written.
         !self.has_sent
             && match &self.kind {
-                Kind::Text(text) => text.is_empty(),
-                Kind::Builtin(body) => body.is_end_stream(),
-                Kind::Instance(reply) => reply.is_over(),
+                ResponseBodyKind::Text(text) => text.is_empty(),
+                ResponseBodyKind::Builtin(body) => body.is_end_stream(),
+                ResponseBodyKind::Instance(reply) => reply.has_ended(),
             }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Text(text) => SizeHint::with_exact(text.len() as u64),
-            Kind::Builtin(body) => body.size_hint(),
+            ResponseBodyKind::Text(text) => SizeHint::with_exact(text.len() as u64),
+            ResponseBodyKind::Builtin(body) => body.size_hint(),
             // After a prefetched frame the hint of the rest is too small. Only bodies without a length are prefetched.
-            Kind::Instance(reply) if reply.first.is_some() => SizeHint::default(),
-            Kind::Instance(reply) => reply.body.size_hint(),
+            ResponseBodyKind::Instance(reply) if reply.prefetched.is_some() => SizeHint::default(),
+            ResponseBodyKind::Instance(reply) => reply.body.size_hint(),
         }
     }
 }
 
-impl FromInstance {
-    fn is_over(&self) -> bool {
-        self.first.is_none() && (self.ended || self.body.is_end_stream())
+impl UpstreamBody {
+    fn has_ended(&self) -> bool {
+        self.prefetched.is_none() && (self.ended || self.body.is_end_stream())
     }
 }
 
-impl Kind {
+impl ResponseBodyKind {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self {
-            Kind::Text(text) => {
+            ResponseBodyKind::Text(text) => {
                 let text = std::mem::take(text);
                 Poll::Ready((!text.is_empty()).then_some(Ok(Frame::data(text))))
             }
-            Kind::Builtin(body) => Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| Ok(frame?))),
-            Kind::Instance(reply) => {
+            ResponseBodyKind::Builtin(body) => Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| Ok(frame?))),
+            ResponseBodyKind::Instance(reply) => {
                 // The response head has been written, so that reading the request body no longer makes hyper send
                 // `100 Continue`.
                 if let Some(gate) = &reply.gate {
                     gate.open();
                 }
-                if let Some(first) = reply.first.take() {
+                if let Some(first) = reply.prefetched.take() {
                     return Poll::Ready(Some(Ok(first)));
                 }
                 if reply.ended {
@@ -450,7 +463,7 @@ impl Kind {
                 Poll::Ready(frame.map(|frame| {
                     let mut frame = frame?;
                     if let Some(trailers) = frame.trailers_mut() {
-                        headers::clean_trailers(trailers);
+                        headers::strip_trailers(trailers);
                     }
                     Ok(frame)
                 }))
@@ -459,35 +472,35 @@ impl Kind {
     }
 }
 
-impl Drop for Reply {
+impl Drop for ResponseBody {
     fn drop(&mut self) {
-        self.request.exchange.finish_answer(self.request.connection().clock.now());
-        if let Some(line) = &self.line {
-            line.tell();
+        self.request.exchange.finish_response(self.request.connection().clock.now());
+        if let Some(line) = &self.completed {
+            line.publish();
         }
-        let Kind::Instance(reply) = &mut self.kind else {
+        let ResponseBodyKind::Instance(reply) = &mut self.kind else {
             return;
         };
         if let Some(gate) = &reply.gate {
             gate.close();
         }
         // The connection of a body that was dropped early cannot be reused: the rest of the body is still to come.
-        if reply.is_over()
-            && let Some(lease) = reply.lease.take()
+        if reply.has_ended()
+            && let Some(lease) = reply.conn.take()
         {
-            lease.give_back(self.request.connection());
+            lease.release(self.request.connection());
         }
     }
 }
 
-impl Lease {
-    fn give_back(mut self, connection: &Arc<Connection>) {
-        let settle = |lease: Lease, connection: &Connection| {
+impl PooledConn {
+    fn release(mut self, connection: &Arc<Connection>) {
+        let return_to_pool = |lease: PooledConn, connection: &Connection| {
             let now = connection.clock.now();
-            lease.instance.give_back(lease.sender, now, &connection.gateway.settings);
+            lease.instance.release(lease.sender, now, &connection.gateway.settings);
         };
-        if !self.uploads || self.sender.http.is_ready() {
-            return settle(self, connection);
+        if !self.has_body || self.sender.http.is_ready() {
+            return return_to_pool(self, connection);
         }
         // The response came before the whole request body was sent. Usually the rest follows in a moment; if not, the
         // connection is closed.
@@ -495,7 +508,7 @@ impl Lease {
         tokio::spawn(async move {
             let ready = tokio::time::timeout(Duration::from_secs(1), self.sender.http.ready());
             if let Ok(Ok(())) = ready.await {
-                settle(self, &connection);
+                return_to_pool(self, &connection);
             }
         });
     }

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use openorch_chassis::{Peer, forwarded::Hop};
+use openorch_chassis::{Peer, forwarded::ForwardedContext};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -16,45 +16,45 @@ use tokio_rustls::server::TlsStream;
 
 use crate::{
     Gateway,
-    clients::ClientPlace,
-    life::{Clock, Life, Lives},
-    room::Place,
+    client_limits::ClientSlot,
+    conn_tracker::{CoarseClock, ConnState, ConnTracker},
+    connection_limit::ConnectionPermit,
 };
 
 pub struct Connection {
     pub gateway: Arc<Gateway>,
-    pub clock: Arc<Clock>,
-    pub lives: Arc<Lives>,
-    pub life: Arc<Life>,
+    pub clock: Arc<CoarseClock>,
+    pub tracker: Arc<ConnTracker>,
+    pub state: Arc<ConnState>,
     pub peer: Arc<Peer>,
-    pub hop: Hop,
+    pub forwarded: ForwardedContext,
     /// `None` for an exempt address.
-    pub place: Option<ClientPlace>,
+    pub client_slot: Option<ClientSlot>,
     /// Held for the lifetime of the connection, also as a tunnel.
-    pub _room: Place,
+    pub _permit: ConnectionPermit,
 }
 
 /// Held while a request is in progress, so that the connection does not count as idle.
-pub struct Running(pub Arc<Connection>);
+pub struct RunningGuard(pub Arc<Connection>);
 
-impl Running {
-    pub fn begin(connection: Arc<Connection>) -> Running {
-        connection.life.begin();
-        Running(connection)
+impl RunningGuard {
+    pub fn begin(connection: Arc<Connection>) -> RunningGuard {
+        connection.state.request_started();
+        RunningGuard(connection)
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningGuard {
     fn drop(&mut self) {
-        self.0.life.end(&self.0.clock);
+        self.0.state.request_ended(&self.0.clock);
     }
 }
 
 /// A socket that reports reads and writes to its [`ConnState`].
 pub struct Socket {
     pub stream: TcpStream,
-    pub life: Arc<Life>,
-    pub clock: Arc<Clock>,
+    pub state: Arc<ConnState>,
+    pub clock: Arc<CoarseClock>,
 }
 
 pub enum Stream {
@@ -64,10 +64,10 @@ pub enum Stream {
 
 impl Socket {
     /// Records the result of a write of `length` bytes.
-    fn wrote(&self, length: usize, written: &Poll<io::Result<usize>>) {
+    fn on_write(&self, length: usize, written: &Poll<io::Result<usize>>) {
         match written {
-            Poll::Pending => self.life.wrote(false, None, &self.clock),
-            Poll::Ready(Ok(bytes)) => self.life.wrote(*bytes == length, Some(*bytes), &self.clock),
+            Poll::Pending => self.state.on_write(false, None, &self.clock),
+            Poll::Ready(Ok(bytes)) => self.state.on_write(*bytes == length, Some(*bytes), &self.clock),
             // The error ends the connection.
             Poll::Ready(Err(_)) => {}
         }
@@ -79,9 +79,9 @@ impl AsyncRead for Socket {
         let this = self.get_mut();
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        let heard = &buffer.filled()[before..];
-        if !heard.is_empty() {
-            this.life.heard(heard, &this.clock);
+        let received = &buffer.filled()[before..];
+        if !received.is_empty() {
+            this.state.bytes_received(received, &this.clock);
         }
         Poll::Ready(Ok(()))
     }
@@ -90,7 +90,7 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.wrote(bytes.len(), &written);
+        self.on_write(bytes.len(), &written);
         written
     }
 
@@ -100,7 +100,7 @@ impl AsyncWrite for Socket {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.wrote(slices.iter().map(|slice| slice.len()).sum(), &written);
+        self.on_write(slices.iter().map(|slice| slice.len()).sum(), &written);
         written
     }
 

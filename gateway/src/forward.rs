@@ -16,7 +16,7 @@ use hyper::{
     upgrade::{self, OnUpgrade},
 };
 use openorch_chassis::{
-    ClientBody, Credential, Passage,
+    ClientBody, Credential, ForwardedAuth,
     codes::{access, gateway as codes},
     forwarded::RequestId,
     outbound::DialError,
@@ -24,56 +24,56 @@ use openorch_chassis::{
 
 use crate::{
     Gateway, balance,
-    body::{self, FromInstance, Gate, Lease, Upload, UploadError},
+    body::{self, ContinueGate, PooledConn, RequestBody, RequestBodyError, UpstreamBody},
     connection::Connection,
     headers::{self, VIA},
-    pool::{Instance, Sender},
-    refusal::{Refusal, shown},
-    request_log::Record,
-    table::Service,
+    pool::{Upstream, UpstreamConn},
+    refusal::{Refusal, display_slug},
+    request_log::RequestRecord,
+    routing_table::ServiceRoutes,
     tunnel,
 };
 
 /// How long the head of a chunked response is delayed for its first chunk, which usually arrives with the head. An event
 /// stream may send it later.
-const FIRST_CHUNK: Duration = Duration::from_millis(20);
+const FIRST_CHUNK_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// Time for idle connections to close before another one is opened.
-const CLOSING: Duration = Duration::from_millis(10);
+const CLOSE_DELAY: Duration = Duration::from_millis(10);
 
 /// Maximum attempts to connect for a request, which has not been sent yet.
 const MAX_DIALS: usize = 3;
 
 /// A response of an instance; it has no body after an upgrade.
-pub type Answer = Response<Option<FromInstance>>;
+pub type UpstreamResponse = Response<Option<UpstreamBody>>;
 
 pub async fn forward(
-    running: &body::Request,
+    running: &body::RequestGuard,
     mut request: Request<ClientBody>,
     slug: &str,
     host: Option<&HeaderValue>,
     id: &RequestId,
-    record: &mut Record,
-) -> Result<Answer, Refusal> {
+    record: &mut RequestRecord,
+) -> Result<UpstreamResponse, Refusal> {
     let connection = running.connection();
     let gateway = &*connection.gateway;
     let found = gateway.table.find(slug);
-    record.set_service(found.as_ref().map(|service| &service.presence));
+    record.set_service(found.as_ref().map(|service| &service.entry));
     let Some(service) = found else {
         return Err(Refusal::new(
             &codes::NO_SUCH_SERVICE,
             format!(
                 "no instance of `{}` is registered; its account registers one with PUT /registry-svc/instance",
-                shown(slug)
+                display_slug(slug)
             ),
         ));
     };
-    let most = gateway.settings.forward.max_hops;
-    if headers::passages(request.headers()) >= most {
+    let max_hops = gateway.settings.forward.max_hops;
+    if headers::via_hops(request.headers()) >= max_hops {
         return Err(Refusal::new(
             &codes::LOOP,
             format!(
-                "this request for `{slug}` has passed this gateway {most} times: an instance of `{slug}` sends requests back to it"
+                "this request for `{slug}` has passed this gateway {max_hops} times: an instance of `{slug}` sends requests back to it"
             ),
         ));
     }
@@ -91,57 +91,57 @@ pub async fn forward(
     if let Some(credential) = authorize(gateway, request.headers_mut(), slug, record).await? {
         running.exchange.set_credential(credential);
     }
-    running.exchange.set_service(service.presence.clone());
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    running.exchange.set_head(headers::size(request.headers()) + target);
+    running.exchange.set_service(service.entry.clone());
+    let target_bytes = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    running.exchange.set_head_bytes(headers::size(request.headers()) + target_bytes);
 
-    let upgrade = headers::wanted_upgrade(request.headers(), request.version());
+    let upgrade = headers::requested_upgrade(request.headers(), request.version());
     let client_side = upgrade.is_some().then(|| upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
-    edit_head(connection, &mut parts, &body, host, id, upgrade);
-    let gate = gate(&mut parts, &body);
+    edit_request_head(connection, &mut parts, &body, host, id, upgrade);
+    let gate = continue_gate(&mut parts, &body);
     let upload = match body.is_end_stream() {
-        true => Upload::Empty,
+        true => RequestBody::Empty,
         false => {
             let gate = gate.clone().map(|gate| (gate, gateway.settings.forward.expect_continue_timeout));
-            Upload::new(body, gate, running)
+            RequestBody::new(body, gate, running)
         }
     };
 
-    let mut trip = Trip {
+    let mut attempt = UpstreamAttempt {
         connection,
         service: &service,
         slug,
-        spare: spare(&parts, &upload),
+        replayable_head: replayable_head(&parts, &upload),
         target: parts.uri.path_and_query().cloned(),
         gate: gate.as_ref(),
-        uploads: !matches!(upload, Upload::Empty),
+        has_body: !matches!(upload, RequestBody::Empty),
         record,
     };
     let mut request = Request::from_parts(parts, upload);
     if let Some(gate) = &gate {
-        listen_for_continue(&mut request, gate);
+        open_gate_on_continue(&mut request, gate);
     }
-    let waiting = Unanswered(Some(running));
-    let sent = trip.send(instance, request).await;
-    waiting.end();
+    let abandon_guard = AbandonGuard(Some(running));
+    let sent = attempt.send(instance, request).await;
+    abandon_guard.end();
     let (response, lease) = sent?;
-    answer(running, response, lease, gate, client_side, slug).await
+    finish_response(running, response, lease, gate, client_side, slug).await
 }
 
 /// Marks the request as abandoned if it is dropped before the response, which means that the client disconnected.
-struct Unanswered<'a>(Option<&'a body::Request>);
+struct AbandonGuard<'a>(Option<&'a body::RequestGuard>);
 
-impl Unanswered<'_> {
+impl AbandonGuard<'_> {
     fn end(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Unanswered<'_> {
+impl Drop for AbandonGuard<'_> {
     fn drop(&mut self) {
         if let Some(request) = self.0 {
-            request.give_up();
+            request.mark_abandoned();
         }
     }
 }
@@ -152,27 +152,27 @@ async fn authorize(
     gateway: &Gateway,
     headers: &mut HeaderMap,
     slug: &str,
-    record: &mut Record,
+    record: &mut RequestRecord,
 ) -> Result<Option<Credential>, Refusal> {
     let mut given = headers.get_all(header::AUTHORIZATION).iter();
     let Some(authorization) = given.next() else {
         return Ok(None);
     };
     if given.next().is_some() || authorization.to_str().is_err() {
-        refuse_odd(gateway, headers)?;
+        reject_ambiguous_auth(gateway, headers)?;
         return Ok(None);
     }
-    let passage = match gateway.identity.passage_cached(authorization, slug) {
+    let forwarded_auth = match gateway.identity.delegate_cached(authorization, slug) {
         Some(known) => known?,
-        None => gateway.identity.passage(authorization, slug).await?,
+        None => gateway.identity.delegate(authorization, slug).await?,
     };
-    Ok(match passage {
-        Passage::Untouched => None,
-        Passage::Delegated { credential, caller } => {
+    Ok(match forwarded_auth {
+        ForwardedAuth::Untouched => None,
+        ForwardedAuth::Delegated { credential, caller } => {
             record.caller = Some(caller);
             Some(credential)
         }
-        Passage::Replace { authorization, session_id, caller } => {
+        ForwardedAuth::Replace { authorization, session_id, caller } => {
             record.caller = Some(caller);
             headers.insert(header::AUTHORIZATION, authorization);
             Some(Credential::Session(session_id))
@@ -182,9 +182,9 @@ async fn authorize(
 
 /// Rejects several values, or one that is not visible ASCII, if any of them may be a token of this daemon: a service may
 /// parse them differently.
-fn refuse_odd(gateway: &Gateway, headers: &HeaderMap) -> Result<(), Refusal> {
+fn reject_ambiguous_auth(gateway: &Gateway, headers: &HeaderMap) -> Result<(), Refusal> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    match values.any(|value| gateway.identity.claims_to_be_ours(value.as_bytes())) {
+    match values.any(|value| gateway.identity.names_our_key(value.as_bytes())) {
         false => Ok(()),
         true => Err(Refusal::new(
             &access::MALFORMED_TOKEN,
@@ -194,7 +194,7 @@ fn refuse_odd(gateway: &Gateway, headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// Edits everything in the head that does not depend on the instance.
-fn edit_head(
+fn edit_request_head(
     connection: &Connection,
     parts: &mut Parts,
     body: &ClientBody,
@@ -203,9 +203,9 @@ fn edit_head(
     upgrade: Option<HeaderValue>,
 ) {
     let headers = &mut parts.headers;
-    headers::end_hop(headers);
-    connection.hop.clean(headers);
-    connection.hop.introduce(headers, host);
+    headers::strip_hop_by_hop(headers);
+    connection.forwarded.strip_untrusted(headers);
+    connection.forwarded.set_headers(headers, host);
     headers.insert(openorch_chassis::forwarded::X_REQUEST_ID, id.0.clone());
     headers.append(header::VIA, VIA);
     // Only the daemon itself may send a challenge to an instance (decision "Proof of instances").
@@ -226,7 +226,7 @@ fn edit_head(
 }
 
 /// For `Expect: 100-continue`: a gate that delays the body until the instance wants it.
-fn gate(parts: &mut Parts, body: &ClientBody) -> Option<Arc<Gate>> {
+fn continue_gate(parts: &mut Parts, body: &ClientBody) -> Option<Arc<ContinueGate>> {
     let expect = parts.headers.get(header::EXPECT)?;
     if !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") {
         return None;
@@ -235,16 +235,16 @@ fn gate(parts: &mut Parts, body: &ClientBody) -> Option<Arc<Gate>> {
         parts.headers.remove(header::EXPECT);
         return None;
     }
-    Some(Arc::new(Gate::default()))
+    Some(Arc::new(ContinueGate::default()))
 }
 
 /// A copy of the head of a request that may be retried: idempotent and without a body.
-fn spare(parts: &Parts, upload: &Upload) -> Option<Parts> {
+fn replayable_head(parts: &Parts, upload: &RequestBody) -> Option<Parts> {
     let idempotent = matches!(
         parts.method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
     );
-    if !idempotent || !matches!(upload, Upload::Empty) {
+    if !idempotent || !matches!(upload, RequestBody::Empty) {
         return None;
     }
     let (mut copy, ()) = Request::new(()).into_parts();
@@ -255,52 +255,52 @@ fn spare(parts: &Parts, upload: &Upload) -> Option<Parts> {
 }
 
 /// Sends a request to an instance, with retries on other connections.
-struct Trip<'a> {
+struct UpstreamAttempt<'a> {
     connection: &'a Arc<Connection>,
-    service: &'a Service,
+    service: &'a ServiceRoutes,
     slug: &'a str,
-    spare: Option<Parts>,
+    replayable_head: Option<Parts>,
     target: Option<PathAndQuery>,
-    gate: Option<&'a Arc<Gate>>,
-    uploads: bool,
-    record: &'a mut Record,
+    gate: Option<&'a Arc<ContinueGate>>,
+    has_body: bool,
+    record: &'a mut RequestRecord,
 }
 
-impl Trip<'_> {
+impl UpstreamAttempt<'_> {
     async fn send(
         &mut self,
-        mut instance: Arc<Instance>,
-        mut request: Request<Upload>,
-    ) -> Result<(Response<Incoming>, Lease), Refusal> {
+        mut instance: Arc<Upstream>,
+        mut request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, PooledConn), Refusal> {
         let gateway = &*self.connection.gateway;
-        let mut again = false;
+        let mut is_retry = false;
         loop {
             // A retry does not use the pool: all of its connections may have been closed with the first one.
-            let pooled = if again { None } else { self.pooled(&instance).await };
+            let pooled = if is_retry { None } else { self.pooled(&instance).await };
             let sender = match pooled {
                 Some(sender) => sender,
                 None => self.connect(&mut instance).await?,
             };
             self.record.instance = Some(instance.clone());
-            self.address(&mut request, &instance)?;
-            let mut lease = Lease { instance: instance.clone(), sender, uploads: self.uploads };
-            let failed = match lease.sender.http.try_send_request(request).await {
-                Ok(response) => return Ok((response, lease)),
+            self.set_target(&mut request, &instance)?;
+            let mut conn = PooledConn { instance: instance.clone(), sender, has_body: self.has_body };
+            let failed = match conn.sender.http.try_send_request(request).await {
+                Ok(response) => return Ok((response, conn)),
                 Err(failed) => failed,
             };
-            if again {
-                return Err(self.failed(failed));
+            if is_retry {
+                return Err(self.to_refusal(failed));
             }
-            request = self.once_more(failed)?;
-            again = true;
+            request = self.retry_request(failed)?;
+            is_retry = true;
             gateway.metrics.retried.inc();
         }
     }
 
-    async fn pooled(&self, instance: &Instance) -> Option<Sender> {
+    async fn pooled(&self, instance: &Upstream) -> Option<UpstreamConn> {
         let gateway = &*self.connection.gateway;
         loop {
-            let mut sender = instance.take(self.connection.clock.now(), &gateway.settings)?;
+            let mut sender = instance.acquire(self.connection.clock.now(), &gateway.settings)?;
             if sender.http.ready().await.is_ok() {
                 gateway.metrics.reused.inc();
                 return Some(sender);
@@ -309,26 +309,26 @@ impl Trip<'_> {
     }
 
     /// Opens a connection, to another instance if this one cannot be reached. The request has not been sent yet.
-    async fn connect(&mut self, instance: &mut Arc<Instance>) -> Result<Sender, Refusal> {
+    async fn connect(&mut self, instance: &mut Arc<Upstream>) -> Result<UpstreamConn, Refusal> {
         let gateway = &*self.connection.gateway;
         let mut tried = Vec::new();
-        let mut made_room = false;
+        let mut closed_idle = false;
         loop {
             self.record.instance = Some(instance.clone());
             let error = match gateway.outbound.dial_for_request(&instance.url, self.slug).await {
-                Ok(stream) => match Sender::start(stream, self.connection.clock.now()).await {
+                Ok(stream) => match UpstreamConn::handshake(stream, self.connection.clock.now()).await {
                     Ok(sender) => {
                         gateway.metrics.connected.inc();
                         return Ok(sender);
                     }
                     Err(error) => error.to_string(),
                 },
-                Err(error) if error.is_local() && !made_room => {
+                Err(error) if error.is_local() && !closed_idle => {
                     tracing::debug!(%error, "closing idle connections to instances: local resources are exhausted");
-                    gateway.table.close_unused();
+                    gateway.table.close_idle();
                     // Their tasks close the sockets.
-                    tokio::time::sleep(CLOSING).await;
-                    made_room = true;
+                    tokio::time::sleep(CLOSE_DELAY).await;
+                    closed_idle = true;
                     continue;
                 }
                 Err(error) if error.is_local() => {
@@ -340,7 +340,7 @@ impl Trip<'_> {
                 }
                 Err(error) => {
                     if error.is_of_instance() {
-                        self.suspect(instance, &error);
+                        self.report_unreachable(instance, &error);
                     }
                     error.to_string()
                 }
@@ -365,23 +365,23 @@ impl Trip<'_> {
         }
     }
 
-    fn suspect(&self, instance: &Instance, error: &DialError) {
+    fn report_unreachable(&self, instance: &Upstream, error: &DialError) {
         tracing::debug!(instance.id = %instance.id, %error, "cannot connect to instance `{}`", instance.id);
         // If the channel is full, the next regular probe detects the failure.
-        let _ = self.connection.gateway.suspects.try_send(instance.id.clone());
+        let _ = self.connection.gateway.unreachable_reports.try_send(instance.id.clone());
     }
 
     /// Sets the host and target for the instance.
-    fn address(&self, request: &mut Request<Upload>, instance: &Instance) -> Result<(), Refusal> {
+    fn set_target(&self, request: &mut Request<RequestBody>, instance: &Upstream) -> Result<(), Refusal> {
         let base = instance.url.base_path();
         let target = self.target.as_ref().map_or("/", PathAndQuery::as_str);
         // The target of most requests is forwarded unchanged.
         if !base.is_empty() || request.uri().authority().is_some() || request.uri() == "/" {
-            let whole = match (base, &self.target) {
+            let joined = match (base, &self.target) {
                 ("", Some(target)) => Ok(target.clone()),
                 _ => PathAndQuery::from_maybe_shared(Bytes::from(format!("{base}{target}"))),
             };
-            let whole = whole.map_err(|_| Refusal::invalid("this path cannot be forwarded"))?;
+            let whole = joined.map_err(|_| Refusal::invalid("this path cannot be forwarded"))?;
             *request.uri_mut() = Uri::from(whole);
         }
         request.headers_mut().insert(header::HOST, instance.host.clone());
@@ -389,27 +389,30 @@ impl Trip<'_> {
     }
 
     /// The request to retry, if it may be retried (decision "Gateway retries").
-    fn once_more(&mut self, mut failed: TrySendError<Request<Upload>>) -> Result<Request<Upload>, Refusal> {
+    fn retry_request(
+        &mut self,
+        mut failed: TrySendError<Request<RequestBody>>,
+    ) -> Result<Request<RequestBody>, Refusal> {
         // hyper returned the request, so no byte of it was written.
         if let Some(unsent) = failed.take_message() {
             return Ok(unsent);
         }
-        match self.spare.take() {
+        match self.replayable_head.take() {
             // An invalid response is not retried: the next one would be invalid too.
             Some(mut parts) if !failed.error().is_parse() => {
                 parts.uri = self.target.clone().map(Uri::from).unwrap_or_default();
-                Ok(Request::from_parts(parts, Upload::Empty))
+                Ok(Request::from_parts(parts, RequestBody::Empty))
             }
-            _ => Err(self.failed(failed)),
+            _ => Err(self.to_refusal(failed)),
         }
     }
 
-    fn failed(&mut self, failed: TrySendError<Request<Upload>>) -> Refusal {
+    fn to_refusal(&mut self, failed: TrySendError<Request<RequestBody>>) -> Refusal {
         if let Some(gate) = self.gate {
             gate.close();
         }
         let error = failed.into_error();
-        if error.source().is_some_and(|cause| matches!(cause.downcast_ref(), Some(UploadError::Client(_)))) {
+        if error.source().is_some_and(|cause| matches!(cause.downcast_ref(), Some(RequestBodyError::Client(_)))) {
             return Refusal::invalid("the body of this request is incomplete or has invalid framing");
         }
         self.record.cause = Some(error.to_string());
@@ -427,14 +430,14 @@ impl Trip<'_> {
     }
 }
 
-async fn answer(
-    running: &body::Request,
+async fn finish_response(
+    running: &body::RequestGuard,
     mut response: Response<Incoming>,
-    lease: Lease,
-    gate: Option<Arc<Gate>>,
+    lease: PooledConn,
+    gate: Option<Arc<ContinueGate>>,
     client_side: Option<OnUpgrade>,
     slug: &str,
-) -> Result<Answer, Refusal> {
+) -> Result<UpstreamResponse, Refusal> {
     *response.version_mut() = Version::HTTP_11;
     let bad = |what: &str| Err(Refusal::new(&codes::BAD_ANSWER, format!("an instance of `{slug}` {what}")));
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -445,8 +448,8 @@ async fn answer(
         let Some(protocol) = protocol.filter(|_| !headers::names_http2(response.headers())) else {
             return bad("switched to a protocol that cannot be tunnelled");
         };
-        tunnel::join(running, client_side, upgrade::on(&mut response));
-        edit_answer(response.headers_mut());
+        tunnel::start(running, client_side, upgrade::on(&mut response));
+        edit_response_head(response.headers_mut());
         let headers = response.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, protocol);
@@ -456,31 +459,31 @@ async fn answer(
         return bad("sent a response with a transfer coding other than `chunked`");
     }
     let is_chunked = response.headers().contains_key(header::TRANSFER_ENCODING);
-    edit_answer(response.headers_mut());
+    edit_response_head(response.headers_mut());
     let (head, body) = response.into_parts();
-    let mut body = FromInstance::new(body, lease, gate);
-    if is_chunked && let Err(error) = body.read_first(FIRST_CHUNK).await {
+    let mut body = UpstreamBody::new(body, lease, gate);
+    if is_chunked && let Err(error) = body.prefetch(FIRST_CHUNK_TIMEOUT).await {
         tracing::debug!(slug, %error, "the response of an instance has invalid framing");
         return bad("sent a response body with invalid framing");
     }
     Ok(Response::from_parts(head, Some(body)))
 }
 
-fn edit_answer(headers: &mut HeaderMap) {
-    headers::end_hop(headers);
+fn edit_response_head(headers: &mut HeaderMap) {
+    headers::strip_hop_by_hop(headers);
     headers.remove(header::TE);
     if headers.remove(header::TRANSFER_ENCODING).is_some() {
         // The transfer coding overrides it.
         headers.remove(header::CONTENT_LENGTH);
     }
     // A service must not affect the pages, sessions or browsers' network settings of the others on its origin.
-    for name in headers::OF_ORIGIN {
+    for name in headers::ORIGIN_WIDE {
         headers.remove(name);
     }
 }
 
 /// Opens the gate when the instance sends `100 Continue`.
-fn listen_for_continue(request: &mut Request<Upload>, gate: &Arc<Gate>) {
+fn open_gate_on_continue(request: &mut Request<RequestBody>, gate: &Arc<ContinueGate>) {
     let gate = gate.clone();
     on_informational(request, move |response| {
         if response.status() == StatusCode::CONTINUE {

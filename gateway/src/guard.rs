@@ -4,19 +4,19 @@
 use http::HeaderMap;
 use openorch_chassis::{
     codes::gateway as codes,
-    local::{Foreign, foreign},
+    local::{NonLocalReason, non_local_reason},
 };
 
 use crate::refusal::Refusal;
 
 /// `host` is the authority of the request target if it has one, else `Host`; `remedy` says how to end the restriction.
-pub fn refuse_strangers(headers: &HeaderMap, host: Option<&[u8]>, builtin: bool, way_out: &str) -> Result<(), Refusal> {
-    let what = match foreign(headers, host) {
+pub fn require_local(headers: &HeaderMap, host: Option<&[u8]>, builtin: bool, remedy: &str) -> Result<(), Refusal> {
+    let reason = match non_local_reason(headers, host) {
         None => return Ok(()),
-        Some(Foreign::Host) => "the host of this request is not localhost",
-        Some(Foreign::Origin) => "the origin of this request is not localhost",
-        Some(Foreign::Forwarded) if builtin => "this request was forwarded by another proxy",
-        Some(Foreign::Forwarded) => return Ok(()),
+        Some(NonLocalReason::Host) => "the host of this request is not localhost",
+        Some(NonLocalReason::Origin) => "the origin of this request is not localhost",
+        Some(NonLocalReason::Forwarded) if builtin => "this request was forwarded by another proxy",
+        Some(NonLocalReason::Forwarded) => return Ok(()),
     };
-    Err(Refusal::new(&codes::STRANGER, format!("{what}: {way_out}")))
+    Err(Refusal::new(&codes::STRANGER, format!("{reason}: {remedy}")))
 }

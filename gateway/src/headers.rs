@@ -7,7 +7,7 @@ pub const VIA: HeaderValue = HeaderValue::from_static("1.1 openorch");
 
 /// Response fields with effects on the whole origin, which services share (decision "Shared origin", decision
 /// "Forwarding").
-pub const OF_ORIGIN: [HeaderName; 26] = [
+pub const ORIGIN_WIDE: [HeaderName; 26] = [
     HeaderName::from_static("service-worker-allowed"),
     HeaderName::from_static("clear-site-data"),
     HeaderName::from_static("alt-svc"),
@@ -42,7 +42,7 @@ pub fn size(headers: &HeaderMap) -> usize {
 }
 
 /// The number of OpenOrch gateways that this request has passed, from `Via`.
-pub fn passages(headers: &HeaderMap) -> usize {
+pub fn via_hops(headers: &HeaderMap) -> usize {
     tokens(headers, header::VIA).filter(|entry| entry.split_whitespace().nth(1) == Some("openorch")).count()
 }
 
@@ -58,7 +58,7 @@ pub fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &st
 }
 
 /// The requested upgrade protocol. Never HTTP/2, of which the gateway would only see the first request.
-pub fn wanted_upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
+pub fn requested_upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
     let wanted = headers.get(header::UPGRADE)?;
     let asked = tokens(headers, header::CONNECTION).any(|t| t.eq_ignore_ascii_case("upgrade"));
     let tunnelled = version == Version::HTTP_11 && asked && !names_http2(headers);
@@ -73,14 +73,14 @@ pub fn names_http2(headers: &HeaderMap) -> bool {
 }
 
 /// Removes hop-by-hop fields, except `Transfer-Encoding`, which the caller handles.
-pub fn end_hop(headers: &mut HeaderMap) {
-    if !headers.keys().any(ends_here) {
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if !headers.keys().any(is_hop_by_hop) {
         return;
     }
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = tokens(headers, header::CONNECTION)
             .filter_map(|token| HeaderName::try_from(token).ok())
-            .filter(|name| !is_kept(name))
+            .filter(|name| !is_protected(name))
             .collect();
         for name in named {
             headers.remove(name);
@@ -90,8 +90,8 @@ pub fn end_hop(headers: &mut HeaderMap) {
         let coding = token.split(';').next().unwrap_or(token);
         coding.trim().eq_ignore_ascii_case("trailers")
     });
-    let ending: Vec<HeaderName> = headers.keys().filter(|n| ends_here(n)).cloned().collect();
-    for name in ending {
+    let hop_by_hop: Vec<HeaderName> = headers.keys().filter(|n| is_hop_by_hop(n)).cloned().collect();
+    for name in hop_by_hop {
         headers.remove(name);
     }
     if trailers_wanted {
@@ -100,7 +100,7 @@ pub fn end_hop(headers: &mut HeaderMap) {
     }
 }
 
-fn ends_here(name: &HeaderName) -> bool {
+fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "connection"
@@ -116,7 +116,7 @@ fn ends_here(name: &HeaderName) -> bool {
 
 /// Whether `Connection` cannot remove the field, because it authenticates, routes or frames the message. Otherwise a client
 /// could remove fields that a proxy in front of the gateway has added.
-fn is_kept(name: &HeaderName) -> bool {
+fn is_protected(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "authorization"
@@ -140,17 +140,17 @@ fn is_kept(name: &HeaderName) -> bool {
 
 /// Removes fields that are forbidden in trailers, in either direction (RFC 9110, 6.5.1): those that frame, route, authenticate
 /// or describe the message, hop-by-hop fields, and those that are stripped from heads.
-pub fn clean_trailers(trailers: &mut HeaderMap) {
-    let removed: Vec<_> = trailers.keys().filter(|name| is_of_head(name)).cloned().collect();
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    let removed: Vec<_> = trailers.keys().filter(|name| is_forbidden_in_trailers(name)).cloned().collect();
     for name in removed {
         trailers.remove(name);
     }
 }
 
-fn is_of_head(name: &HeaderName) -> bool {
-    ends_here(name)
-        || is_kept(name)
-        || OF_ORIGIN.contains(name)
+fn is_forbidden_in_trailers(name: &HeaderName) -> bool {
+    is_hop_by_hop(name)
+        || is_protected(name)
+        || ORIGIN_WIDE.contains(name)
         || forwarded::is_reserved(name)
         || matches!(
             name.as_str(),
@@ -221,7 +221,7 @@ mod tests {
             ("upgrade", "websocket"),
             ("x-other", "kept"),
         ]);
-        end_hop(&mut given);
+        strip_hop_by_hop(&mut given);
         let mut names: Vec<&str> = given.keys().map(|name| name.as_str()).collect();
         names.sort();
         assert_eq!(names, ["authorization", "connection", "content-length", "te", "x-forwarded-for", "x-other"]);
@@ -239,7 +239,7 @@ mod tests {
         ] {
             let mut given = HeaderMap::new();
             given.append(header::VIA, HeaderValue::from_static(via));
-            assert_eq!(passages(&given), want, "{via}");
+            assert_eq!(via_hops(&given), want, "{via}");
         }
     }
 
@@ -254,8 +254,8 @@ mod tests {
             ("HTTP/2.0", "Upgrade", false),
         ] {
             let given = headers(&[("upgrade", upgrade), ("connection", connection)]);
-            assert_eq!(wanted_upgrade(&given, Version::HTTP_11).is_some(), tunnelled, "{upgrade}");
-            assert!(wanted_upgrade(&given, Version::HTTP_10).is_none());
+            assert_eq!(requested_upgrade(&given, Version::HTTP_11).is_some(), tunnelled, "{upgrade}");
+            assert!(requested_upgrade(&given, Version::HTTP_10).is_none());
         }
     }
 }

@@ -5,50 +5,49 @@
 
 mod balance;
 mod body;
-mod clients;
+mod client_limits;
+mod conn_tracker;
 mod connection;
+mod connection_limit;
+mod dispatch;
 mod exchange;
 mod forward;
 mod guard;
 mod headers;
-mod life;
 mod metrics;
 mod pool;
 mod refusal;
 mod request_log;
-mod room;
+mod response_budget;
+mod routing_table;
 mod server;
-mod service;
 mod settings;
-mod table;
 mod target;
 mod tls;
 mod tunnel;
-mod untaken;
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use openorch_chassis::{Builtin, Identity, RequestMonitor, outbound::Outbound, routes::Suspects};
-
 pub use metrics::Metrics;
+use openorch_chassis::{Builtin, Identity, RequestMonitor, outbound::Outbound, routes::UnreachableReports};
 pub use request_log::RequestLog;
+pub use routing_table::RoutingTable;
 pub use server::Server;
 pub use settings::{ForwardSettings, HttpSettings, Settings};
-pub use table::Table;
 pub use tls::Tls;
 
 /// The gateway's dependencies and configuration.
 pub struct Gateway {
-    pub table: Arc<Table>,
+    pub table: Arc<RoutingTable>,
     pub identity: Arc<dyn Identity>,
     pub builtin: Arc<dyn Builtin>,
     pub outbound: Arc<Outbound>,
     /// Reports instances that could not be connected to.
-    pub suspects: Suspects,
+    pub unreachable_reports: UnreachableReports,
     /// While true, only local requests are served (decision "Restricted mode").
     pub loopback_only: Arc<AtomicBool>,
     /// How to end that restriction, for error messages.
-    pub way_out: String,
+    pub remedy: String,
     pub metrics: Arc<Metrics>,
     pub log: RequestLog,
     /// Publishes completed requests to subscribers.

@@ -11,16 +11,16 @@ use std::{
 };
 
 use http::StatusCode;
-use openorch_chassis::metrics::{Registry, durations};
+use openorch_chassis::metrics::{Registry, duration_histogram};
 use prometheus_client::{
     encoding::{EncodeMetric, MetricEncoder},
     metrics::{MetricType, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
 
-use crate::{HttpSettings, Table};
+use crate::{HttpSettings, RoutingTable};
 
 /// An integer gauge.
-pub type Count = Gauge<u64, AtomicU64>;
+pub type UintGauge = Gauge<u64, AtomicU64>;
 
 /// Counters and gauges of the gateway.
 #[derive(Debug, Default)]
@@ -33,11 +33,11 @@ pub struct Metrics {
     pub(crate) reused: Counter,
     pub(crate) tunnels: Counter,
     /// Requests and tunnels in progress.
-    pub in_flight: Count,
+    pub in_flight: UintGauge,
     /// Requests refused by a concurrency limit whose response is unread.
-    pub refused_in_flight: Count,
+    pub refused_in_flight: UintGauge,
     /// Open client connections.
-    pub connections: Count,
+    pub connections: UintGauge,
     /// Client connections closed because of a connection limit.
     pub connections_refused: Counter,
     pub(crate) connections_failed: Counter,
@@ -87,7 +87,7 @@ impl Requests {
 
 impl Metrics {
     /// Registers these metrics, the durations of the table's services, and the limits.
-    pub fn register(&self, registry: &Registry, table: &Arc<Table>, settings: &HttpSettings) {
+    pub fn register(&self, registry: &Registry, table: &Arc<RoutingTable>, settings: &HttpSettings) {
         let requests = "Requests: handled by built-in operations, forwarded to an instance, refused with a 4xx or as a loop, \
                         502 (bad_gateway) and 503 (unavailable)";
         registry.register("gateway_requests", requests, self.requests.family.clone());
@@ -142,7 +142,7 @@ pub(crate) struct Durations([OnceLock<Histogram>; CLASSES.len()]);
 impl Durations {
     fn observe(&self, status: StatusCode, elapsed: Duration) {
         let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
-        self.0[class].get_or_init(durations).observe(elapsed.as_secs_f64());
+        self.0[class].get_or_init(duration_histogram).observe(elapsed.as_secs_f64());
     }
 
     fn is_empty(&self) -> bool {
@@ -161,44 +161,44 @@ impl Durations {
 
 /// The durations of a service, with its own series unless [`MAX_SERVICES`] is reached.
 #[derive(Default)]
-pub(crate) struct OfService {
+pub(crate) struct ServiceDurations {
     durations: Durations,
-    place: OnceLock<Option<Place>>,
+    slot: OnceLock<Option<SeriesSlot>>,
 }
 
 /// The durations of requests without a service series of their own.
 #[derive(Default)]
-pub(crate) struct Shared {
+pub(crate) struct DurationMetrics {
     /// For services beyond [`MAX_SERVICES`].
     others: Durations,
     /// For unknown slugs.
     unknown: Durations,
     /// The number of services with their own series.
-    places: Arc<AtomicUsize>,
+    slots: Arc<AtomicUsize>,
 }
 
 /// One of [`MAX_SERVICES`] slots, released when the service is removed.
-struct Place(Arc<AtomicUsize>);
+struct SeriesSlot(Arc<AtomicUsize>);
 
-impl Place {
-    fn take(places: &Arc<AtomicUsize>) -> Option<Place> {
-        let taken = places.fetch_update(Relaxed, Relaxed, |taken| (taken < MAX_SERVICES).then_some(taken + 1));
-        taken.is_ok().then(|| Place(places.clone()))
+impl SeriesSlot {
+    fn acquire(slots: &Arc<AtomicUsize>) -> Option<SeriesSlot> {
+        let taken = slots.fetch_update(Relaxed, Relaxed, |taken| (taken < MAX_SERVICES).then_some(taken + 1));
+        taken.is_ok().then(|| SeriesSlot(slots.clone()))
     }
 }
 
-impl Drop for Place {
+impl Drop for SeriesSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
 }
 
-impl Shared {
+impl DurationMetrics {
     /// Records a request; `service` is `None` for an unknown slug.
-    pub fn observe(&self, service: Option<&OfService>, status: StatusCode, elapsed: Duration) {
+    pub fn observe(&self, service: Option<&ServiceDurations>, status: StatusCode, elapsed: Duration) {
         let durations = match service {
             None => &self.unknown,
-            Some(service) => match service.place.get_or_init(|| Place::take(&self.places)) {
+            Some(service) => match service.slot.get_or_init(|| SeriesSlot::acquire(&self.slots)) {
                 Some(_) => &service.durations,
                 None => &self.others,
             },
@@ -208,7 +208,7 @@ impl Shared {
 }
 
 /// The durations of all services of a table.
-struct ByService(Arc<Table>);
+struct ByService(Arc<RoutingTable>);
 
 impl fmt::Debug for ByService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -222,8 +222,8 @@ impl EncodeMetric for ByService {
         for service in table.services().filter(|service| !service.durations.durations.is_empty()) {
             service.durations.durations.encode(&service.slug, &mut encoder)?;
         }
-        table.shared.others.encode("(other)", &mut encoder)?;
-        table.shared.unknown.encode("(unknown)", &mut encoder)
+        table.durations.others.encode("(other)", &mut encoder)?;
+        table.durations.unknown.encode("(unknown)", &mut encoder)
     }
 
     fn metric_type(&self) -> MetricType {
@@ -237,15 +237,15 @@ mod tests {
 
     #[test]
     fn a_thousand_services_have_series_of_their_own_and_the_others_share_one() {
-        let shared = Shared::default();
-        let services: Vec<OfService> = (0..MAX_SERVICES + 2).map(|_| OfService::default()).collect();
+        let shared = DurationMetrics::default();
+        let services: Vec<ServiceDurations> = (0..MAX_SERVICES + 2).map(|_| ServiceDurations::default()).collect();
         for service in &services {
             shared.observe(Some(service), StatusCode::OK, Duration::ZERO);
         }
         assert_eq!(services.iter().filter(|service| !service.durations.is_empty()).count(), MAX_SERVICES);
         assert!(!shared.others.is_empty() && shared.unknown.is_empty());
         drop(services);
-        let later = OfService::default();
+        let later = ServiceDurations::default();
         shared.observe(Some(&later), StatusCode::OK, Duration::ZERO);
         assert!(!later.durations.is_empty(), "slots are released");
         shared.observe(None, StatusCode::NOT_FOUND, Duration::ZERO);

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use openorch_chassis::{Error, ErrorCode, codes::gateway as codes, respond::error_body};
+use openorch_chassis::{Error, ErrorCode, codes::gateway as codes, response::error_body};
 
 #[derive(Debug)]
 pub struct Refusal {
@@ -66,7 +66,7 @@ impl From<Error> for Refusal {
 }
 
 /// A slug from a request, truncated for messages.
-pub fn shown(slug: &str) -> Cow<'_, str> {
+pub fn display_slug(slug: &str) -> Cow<'_, str> {
     match slug.char_indices().nth(80) {
         None => slug.into(),
         Some((end, _)) => format!("{}…", &slug[..end]).into(),

@@ -10,7 +10,7 @@ use std::{
 
 use http::{HeaderMap, Method, StatusCode};
 use openorch_chassis::{
-    CallNotes, LogLimit, RequestMonitor, RequestSeen,
+    CallInfo, LogLimit, RequestMonitor, RequestSeen,
     forwarded::{RequestId, random},
 };
 use tracing::{Span, debug, debug_span, field::Empty, info, warn};
@@ -18,9 +18,9 @@ use tracing::{Span, debug, debug_span, field::Empty, info, warn};
 use crate::{
     Gateway,
     connection::Connection,
-    pool::Instance,
-    refusal::{Refusal, shown},
-    table::Presence,
+    pool::Upstream,
+    refusal::{Refusal, display_slug},
+    routing_table::ServiceEntry,
 };
 
 /// Rate limits of the log lines about failed requests.
@@ -39,7 +39,7 @@ impl Default for RequestLog {
 
 impl RequestLog {
     /// Logs a request that the gateway answered with 502 or 503.
-    pub fn refused(&self, record: &Record, refusal: &Refusal, id: &RequestId) {
+    pub fn refused(&self, record: &RequestRecord, refusal: &Refusal, id: &RequestId) {
         if ![StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE].contains(&refusal.status()) {
             return;
         }
@@ -63,17 +63,17 @@ impl RequestLog {
 }
 
 /// The record of a request in progress.
-pub struct Record {
+pub struct RequestRecord {
     started: Instant,
     destination: Destination,
     /// The instance that was tried last.
-    pub instance: Option<Arc<Instance>>,
+    pub instance: Option<Arc<Upstream>>,
     /// The slug of the account whose token the request has.
     pub caller: Option<Arc<str>>,
     /// The cause of a refusal.
     pub cause: Option<String>,
     span: Span,
-    line: Option<Box<EndedRequest>>,
+    completed: Option<Box<CompletedRequest>>,
 }
 
 /// The result of the lookup of a request's slug.
@@ -81,45 +81,51 @@ enum Destination {
     /// Not looked up: the request is for a built-in operation, or was refused before.
     None,
     Unknown,
-    Service(Arc<Presence>),
+    Service(Arc<ServiceEntry>),
 }
 
-impl Record {
-    pub fn begin(connection: &Connection, method: &Method, path: &str, headers: &HeaderMap, id: &RequestId) -> Record {
+impl RequestRecord {
+    pub fn begin(
+        connection: &Connection,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+        id: &RequestId,
+    ) -> RequestRecord {
         let gateway = &connection.gateway;
         let is_sampled = gateway.settings.http.access_log.sample(random);
-        let monitor = gateway.monitor.is_followed().then(|| gateway.monitor.clone());
+        let monitor = gateway.monitor.has_subscribers().then(|| gateway.monitor.clone());
         let line = (is_sampled || monitor.is_some()).then(|| {
-            Box::new(EndedRequest {
+            Box::new(CompletedRequest {
                 is_sampled,
                 monitor,
                 started: Instant::now(),
-                method: cut(method.as_str(), MAX_METHOD).into(),
-                path: cut(path, MAX_PATH).to_owned(),
-                client: connection.hop.client(headers, None).ip,
+                method: truncate(method.as_str(), MAX_METHOD).into(),
+                path: truncate(path, MAX_PATH).to_owned(),
+                client: connection.forwarded.client(headers, None).ip,
                 request_id: id.clone(),
                 status: StatusCode::OK,
                 service: None,
                 instance: None,
                 caller: None,
-                notes: Arc::default(),
+                call_info: Arc::default(),
                 bytes: 0,
             })
         });
-        Record {
+        RequestRecord {
             started: Instant::now(),
             destination: Destination::None,
             instance: None,
             caller: None,
             cause: None,
             span: Span::none(),
-            line,
+            completed: line,
         }
     }
 
     /// The extension in which the router records details for the access log and the monitor, if either is active.
-    pub fn notes(&self) -> Option<Arc<CallNotes>> {
-        self.line.as_ref().map(|line| line.notes.clone())
+    pub fn call_info(&self) -> Option<Arc<CallInfo>> {
+        self.completed.as_ref().map(|line| line.call_info.clone())
     }
 
     /// Opens the span of a forwarded request.
@@ -127,7 +133,7 @@ impl Record {
         self.span = debug_span!(
             "forward",
             request.id = id.as_str(),
-            service = &*shown(slug),
+            service = &*display_slug(slug),
             instance = Empty,
             caller = Empty,
             status = Empty,
@@ -137,14 +143,14 @@ impl Record {
     }
 
     /// Sets the result of the lookup of the slug; `None` if there is no such service.
-    pub fn set_service(&mut self, service: Option<&Arc<Presence>>) {
+    pub fn set_service(&mut self, service: Option<&Arc<ServiceEntry>>) {
         self.destination = match service {
             Some(service) => Destination::Service(service.clone()),
             None => Destination::Unknown,
         };
     }
 
-    fn service(&self) -> Option<&Arc<Presence>> {
+    fn service(&self) -> Option<&Arc<ServiceEntry>> {
         match &self.destination {
             Destination::Service(service) => Some(service),
             Destination::None | Destination::Unknown => None,
@@ -152,15 +158,15 @@ impl Record {
     }
 
     /// Records the head of the response. Returns the data to publish when the response has ended, if any.
-    pub fn respond(self, gateway: &Gateway, status: StatusCode) -> Option<Box<EndedRequest>> {
+    pub fn on_response_head(self, gateway: &Gateway, status: StatusCode) -> Option<Box<CompletedRequest>> {
         let elapsed = self.started.elapsed();
         match &self.destination {
             Destination::None => {}
-            Destination::Unknown => gateway.table.shared.observe(None, status, elapsed),
-            Destination::Service(service) => gateway.table.shared.observe(Some(&service.durations), status, elapsed),
+            Destination::Unknown => gateway.table.durations.observe(None, status, elapsed),
+            Destination::Service(service) => gateway.table.durations.observe(Some(&service.durations), status, elapsed),
         }
         if !self.span.is_disabled() {
-            let Record { span, instance, caller, .. } = &self;
+            let RequestRecord { span, instance, caller, .. } = &self;
             span.record("instance", instance.as_ref().map(|instance| &*instance.id));
             span.record("caller", caller.as_deref());
             span.record("status", status.as_u16());
@@ -168,7 +174,7 @@ impl Record {
             debug!(parent: span, "responded");
         }
         let service = self.service().map(|service| service.slug.clone());
-        let Record { line, instance, caller, .. } = self;
+        let RequestRecord { completed: line, instance, caller, .. } = self;
         line.map(|mut line| {
             (line.status, line.service, line.caller) = (status, service, caller);
             line.instance = instance.map(|instance| instance.id.clone());
@@ -178,7 +184,7 @@ impl Record {
 }
 
 /// A request to be published when its response has ended: as an access log line, an event, or both.
-pub struct EndedRequest {
+pub struct CompletedRequest {
     /// Whether to write an access log line.
     is_sampled: bool,
     /// Set if there were subscribers when the request began.
@@ -192,24 +198,24 @@ pub struct EndedRequest {
     service: Option<Arc<str>>,
     instance: Option<Arc<str>>,
     caller: Option<Arc<str>>,
-    notes: Arc<CallNotes>,
+    call_info: Arc<CallInfo>,
     /// Bytes of the body that were sent.
     pub bytes: u64,
 }
 
-impl EndedRequest {
-    pub fn tell(&self) {
+impl CompletedRequest {
+    pub fn publish(&self) {
         let took = self.started.elapsed();
         if self.is_sampled {
             self.write_line(took);
         }
         if let Some(monitor) = &self.monitor {
-            monitor.ended(self.seen(), took);
+            monitor.publish(self.event(), took);
         }
     }
 
     fn caller(&self) -> Option<&str> {
-        self.caller.as_deref().or(self.notes.caller.get().map(|slug| &**slug))
+        self.caller.as_deref().or(self.call_info.caller.get().map(|slug| &**slug))
     }
 
     fn write_line(&self, took: Duration) {
@@ -220,7 +226,7 @@ impl EndedRequest {
             status = self.status.as_u16(),
             duration.ms = took.as_micros() as f64 / 1000.0,
             bytes = self.bytes,
-            operation = self.notes.operation.get().copied(),
+            operation = self.call_info.operation.get().copied(),
             service = self.service.as_deref(),
             instance.id = self.instance.as_deref(),
             caller = self.caller(),
@@ -230,14 +236,14 @@ impl EndedRequest {
         );
     }
 
-    fn seen(&self) -> RequestSeen {
-        let built_in = self.notes.service.get().copied();
+    fn event(&self) -> RequestSeen {
+        let built_in = self.call_info.service.get().copied();
         RequestSeen {
             request_id: self.request_id.as_str().into(),
             method: self.method.to_string(),
             path: self.path.clone(),
             service: self.service.as_deref().or(built_in).unwrap_or_default().into(),
-            operation: self.notes.operation.get().copied().unwrap_or_default().into(),
+            operation: self.call_info.operation.get().copied().unwrap_or_default().into(),
             instance_id: self.instance.as_deref().unwrap_or_default().into(),
             caller: self.caller().unwrap_or_default().into(),
             status: self.status.as_u16(),
@@ -250,6 +256,6 @@ impl EndedRequest {
 const MAX_PATH: usize = 1024;
 const MAX_METHOD: usize = 32;
 
-fn cut(text: &str, most: usize) -> &str {
-    &text[..text.floor_char_boundary(most)]
+fn truncate(text: &str, max_bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(max_bytes)]
 }

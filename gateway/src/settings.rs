@@ -5,7 +5,7 @@ use std::time::Duration;
 use openorch_chassis::{
     forwarded::NetworkList,
     settings,
-    settings::{ByteSize, Fraction, Given, Interval, Settings as _},
+    settings::{ByteSize, Fraction, Interval, RawSettings, Settings as _},
 };
 
 settings! {
@@ -86,7 +86,7 @@ pub struct Settings {
 
 impl Settings {
     /// Parses the settings, with defaults for those that are not set.
-    pub fn read(given: &Given) -> Result<Settings, String> {
+    pub fn read(given: &RawSettings) -> Result<Settings, String> {
         Ok(Settings { http: HttpSettings::read(given)?, forward: ForwardSettings::read(given)? })
     }
 }

@@ -12,7 +12,7 @@ pub enum Target<'a> {
     /// `//x` names no service.
     Nameless,
     /// The first segment is not text when decoded.
-    NotText,
+    NotUtf8,
 }
 
 /// Splits the path at the first slash, then decodes the segment once. The forwarded path is not changed.
@@ -26,7 +26,7 @@ pub fn target(path: &str) -> Target<'_> {
     }
     match percent_decode_str(segment).decode_utf8() {
         Ok(decoded) => Target::Segment(decoded),
-        Err(_) => Target::NotText,
+        Err(_) => Target::NotUtf8,
     }
 }
 
@@ -55,6 +55,6 @@ mod tests {
             let want = want.map_or(Target::Nameless, |s| Target::Segment(s.into()));
             assert_eq!(target(path), want, "{path}");
         }
-        assert_eq!(target("/%ff/x"), Target::NotText);
+        assert_eq!(target("/%ff/x"), Target::NotUtf8);
     }
 }

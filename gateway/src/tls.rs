@@ -3,7 +3,7 @@
 use std::{fs, future::poll_fn, io, net::IpAddr, num::NonZero, path::Path, pin::pin, sync::Arc, task::ready, thread};
 
 use arc_swap::ArcSwap;
-use openorch_chassis::{Error, Result, forwarded::network, turns::Turns};
+use openorch_chassis::{Error, Result, fair_semaphore::FairSemaphore, forwarded::client_network};
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
@@ -31,36 +31,36 @@ impl Tls {
 
 /// Limits concurrent handshakes, fairly among client networks. A signature takes milliseconds of a worker with an RSA key (a
 /// tenth of a millisecond with ECDSA), so half of the workers are left to open connections.
-pub(crate) struct Handshakes(Turns<IpAddr>);
+pub(crate) struct HandshakeLimiter(FairSemaphore<IpAddr>);
 
-impl Default for Handshakes {
-    fn default() -> Handshakes {
+impl Default for HandshakeLimiter {
+    fn default() -> HandshakeLimiter {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        Handshakes(Turns::new((cores / 2).max(1)))
+        HandshakeLimiter(FairSemaphore::new((cores / 2).max(1)))
     }
 }
 
-impl Handshakes {
+impl HandshakeLimiter {
     /// Performs the handshake of a client: waits for its `ClientHello`, then for a permit.
-    pub async fn secure<S: AsyncRead + AsyncWrite + Unpin>(
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         tls: &Tls,
         socket: S,
         client: IpAddr,
     ) -> io::Result<TlsStream<S>> {
-        let greeted = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
-        let take_turn = || Box::pin(self.0.take(network(client)));
+        let client_hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+        let acquire = || Box::pin(self.0.acquire(client_network(client)));
         let finishing = {
             // Creates and signs the reply to the `ClientHello`.
-            let _turn = take_turn().await;
-            greeted.into_stream(tls.0.load_full())
+            let _permit = acquire().await;
+            client_hello.into_stream(tls.0.load_full())
         };
         // After a `HelloRetryRequest` (RFC 8446, 4.1.4) the signature is created later. So each step acquires a permit, and
         // none is held while it waits for the client.
-        let (mut finishing, mut turn) = (pin!(finishing), take_turn());
+        let (mut finishing, mut turn) = (pin!(finishing), acquire());
         poll_fn(move |cx| {
             let _turn = ready!(turn.as_mut().poll(cx));
-            turn = take_turn();
+            turn = acquire();
             finishing.as_mut().poll(cx)
         })
         .await

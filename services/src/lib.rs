@@ -8,7 +8,7 @@ pub mod user;
 
 use openorch_chassis::Module;
 #[cfg(test)]
-use openorch_test_support::{platform as test_platform, unsure};
+use openorch_test_support::{indeterminate_store, platform as test_platform};
 
 /// The optional services. The daemon always runs two more: identity and its own paths.
 pub const MODULES: &[Module] = &[registry::MODULE, policy::MODULE];

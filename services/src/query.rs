@@ -2,53 +2,53 @@
 
 use openorch_api::{error::request, query as wire};
 use openorch_chassis::{Error, Result};
-use openorch_store::{Cursor, Direction, Filter, MOST_FILTERS, MOST_VALUES, Query};
+use openorch_store::{Cursor, Direction, Filter, MAX_FILTER_VALUES, MAX_FILTERS, Query};
 use serde_json::Value;
 
 /// The store's query for a query of the API. `default_limit` is the limit if the query has none, `max_limit` the maximum limit.
-pub fn from_wire(query: &wire::Query, usual: u64, most: u64) -> Result<Query> {
+pub fn from_wire(query: &wire::Query, default_limit: u64, max_limit: u64) -> Result<Query> {
     let limit = match query.limit.unwrap_or_default() {
-        0 => usual,
+        0 => default_limit,
         limit => u64::try_from(limit).map_err(|_| Error::invalid("`limit` is below 0"))?,
     };
-    if limit > most {
+    if limit > max_limit {
         return Err(Error::invalid(format!(
-            "`limit` is {limit}; the maximum is {most}; continue with the returned `next`"
+            "`limit` is {limit}; the maximum is {max_limit}; continue with the returned `next`"
         )));
     }
-    let mut room = Room { filters: MOST_FILTERS, values: MOST_VALUES };
-    let filters = query.filters.iter().map(|filter| self::filter(filter, &mut room)).collect::<Result<_>>()?;
-    let mut asked = Query { filters, ..Query::all() }.limit(limit);
+    let mut budget = QueryBudget { filters: MAX_FILTERS, values: MAX_FILTER_VALUES };
+    let filters = query.filters.iter().map(|filter| self::filter(filter, &mut budget)).collect::<Result<_>>()?;
+    let mut store_query = Query { filters, ..Query::all() }.limit(limit);
     for order in &query.order_bys {
         if order.randomize {
-            asked = asked.shuffled();
+            store_query = store_query.shuffled();
             continue;
         }
         let direction = if order.desc { Direction::Descending } else { Direction::Ascending };
-        asked = asked.order_by(field(&order.field), direction);
+        store_query = store_query.order_by(field(&order.field), direction);
     }
-    let after = place(query, asked.order.len())?;
-    Ok(Query { after, ..asked })
+    let after = cursor_of(query, store_query.order.len())?;
+    Ok(Query { after, ..store_query })
 }
 
 /// The cursor of a query ordered by `fields` fields, if it has one.
-pub fn place(query: &wire::Query, fields: usize) -> Result<Option<Cursor>> {
+pub fn cursor_of(query: &wire::Query, fields: usize) -> Result<Option<Cursor>> {
     query.after().map_err(Error::invalid)?.map(|values| cursor(values, fields)).transpose()
 }
 
 /// The cursor of a list ordered by one field, whose `after` is the `next` of the previous response.
-pub fn place_of(next: Option<String>) -> Result<Option<Cursor>> {
-    place_after(next, 1)
+pub fn cursor_by_field(next: Option<String>) -> Result<Option<Cursor>> {
+    parse_cursor(next, 1)
 }
 
 /// The cursor of a list ordered by id.
-pub fn place_by_id(next: Option<String>) -> Result<Option<Cursor>> {
-    place_after(next, 0)
+pub fn cursor_by_id(next: Option<String>) -> Result<Option<Cursor>> {
+    parse_cursor(next, 0)
 }
 
-fn place_after(next: Option<String>, fields: usize) -> Result<Option<Cursor>> {
+fn parse_cursor(next: Option<String>, fields: usize) -> Result<Option<Cursor>> {
     let query = wire::Query { json_after: next.unwrap_or_default(), ..wire::Query::default() };
-    match place(&query, fields) {
+    match cursor_of(&query, fields) {
         Ok(None) => Ok(None),
         Ok(Some(place)) if place.id.is_some() => Ok(Some(place)),
         _ => Err(Error::invalid("`after` must be the `next` of the previous response")),
@@ -66,30 +66,30 @@ pub struct Paging {
 }
 
 /// Default page size.
-const PAGE: usize = 1000;
+const DEFAULT_PAGE_SIZE: usize = 1000;
 
 impl Paging {
     /// Without a limit and a cursor, the whole list is requested, which may have at most `max_unpaged_list` entries.
     pub fn new(limit: Option<i64>, after: Option<String>, max_unpaged_list: usize) -> Result<Paging> {
         let after = after.filter(|after| !after.is_empty());
-        let most = PAGE.min(max_unpaged_list);
+        let max_limit = DEFAULT_PAGE_SIZE.min(max_unpaged_list);
         let limit = match limit.unwrap_or_default() {
             0 if after.is_none() => return Ok(Paging { limit: max_unpaged_list, is_page: false, after }),
-            0 => most,
-            limit => usize::try_from(limit).ok().filter(|limit| *limit <= most).ok_or_else(|| {
-                Error::invalid(format!("`limit` must be from 1 to {most}; continue with the returned `next`"))
+            0 => max_limit,
+            limit => usize::try_from(limit).ok().filter(|limit| *limit <= max_limit).ok_or_else(|| {
+                Error::invalid(format!("`limit` must be from 1 to {max_limit}; continue with the returned `next`"))
             })?,
         };
         Ok(Paging { limit, is_page: true, after })
     }
 
     /// Refuses a whole list that is too long for one response.
-    pub fn refuse_long(&self, length: usize, of: &str, way_out: &str) -> Result<()> {
+    pub fn check_length(&self, length: usize, of: &str, remedy: &str) -> Result<()> {
         if !self.is_page && length > self.limit {
             return Err(Error::new(
                 &request::LIST_TOO_LONG,
                 format!(
-                    "there are more than {} {of}; {way_out}, and send the `next` of each response as `after`",
+                    "there are more than {} {of}; {remedy}, and send the `next` of each response as `after`",
                     self.limit
                 ),
             ));
@@ -112,18 +112,18 @@ impl Paging {
                 _ => return Err(Error::invalid("`after` must be the `next` of the previous response")),
             },
         };
-        let is_asked = |key: &[&str; N]| {
+        let is_after_cursor = |key: &[&str; N]| {
             after.as_ref().is_none_or(|after| key.iter().copied().gt(after.iter().map(String::as_str)))
         };
-        let mut found: Vec<_> = items.filter(|(key, _)| is_asked(key)).collect();
-        self.refuse_long(found.len(), of, way_out)?;
-        let goes_on = found.len() > self.limit;
-        if goes_on {
+        let mut found: Vec<_> = items.filter(|(key, _)| is_after_cursor(key)).collect();
+        self.check_length(found.len(), of, way_out)?;
+        let has_more = found.len() > self.limit;
+        if has_more {
             found.select_nth_unstable_by(self.limit, |a, b| a.0.cmp(&b.0));
             found.truncate(self.limit);
         }
         found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        let next = found.last().filter(|_| goes_on).map(|(key, _)| Value::from(key.to_vec()).to_string());
+        let next = found.last().filter(|_| has_more).map(|(key, _)| Value::from(key.to_vec()).to_string());
         Ok((found.into_iter().map(|(_, item)| item).collect(), next.unwrap_or_default()))
     }
 }
@@ -148,38 +148,38 @@ pub fn to_wire(cursor: &Cursor) -> String {
 
 /// The remaining budget of a query. It is checked before anything is built: a filter compares each of its fields with
 /// all its values, so a short request could otherwise become a very large query.
-struct Room {
+struct QueryBudget {
     filters: usize,
     values: usize,
 }
 
-impl Room {
+impl QueryBudget {
     /// Spends the budget of filters over `fields` fields with `values` values each.
-    fn take(&mut self, fields: usize, values: usize) -> Result<()> {
+    fn spend(&mut self, fields: usize, values: usize) -> Result<()> {
         let too_many = |most: usize, of: &str| {
             Error::invalid(format!(
                 "the query has more than {most} {of}, where each field of a filter counts separately; split it into \
                  several queries"
             ))
         };
-        self.filters = self.filters.checked_sub(fields).ok_or_else(|| too_many(MOST_FILTERS, "filters"))?;
+        self.filters = self.filters.checked_sub(fields).ok_or_else(|| too_many(MAX_FILTERS, "filters"))?;
         let values = fields.saturating_mul(values);
-        self.values = self.values.checked_sub(values).ok_or_else(|| too_many(MOST_VALUES, "values"))?;
+        self.values = self.values.checked_sub(values).ok_or_else(|| too_many(MAX_FILTER_VALUES, "values"))?;
         Ok(())
     }
 }
 
-fn filter(filter: &wire::Filter, room: &mut Room) -> Result<Filter> {
+fn filter(filter: &wire::Filter, budget: &mut QueryBudget) -> Result<Filter> {
     if filter.op == wire::Op::Or {
-        room.take(1, 0)?;
-        let inner = filter.filters.iter().map(|inner| self::filter(inner, room));
+        budget.spend(1, 0)?;
+        let inner = filter.filters.iter().map(|inner| self::filter(inner, budget));
         return Ok(Filter::Any(inner.collect::<Result<_>>()?));
     }
-    let values = filter.values(room.values).map_err(Error::invalid)?;
+    let values = filter.values(budget.values).map_err(Error::invalid)?;
     if filter.fields.is_empty() {
         return Err(Error::invalid("a filter names no `fields`"));
     }
-    room.take(filter.fields.len(), values.len())?;
+    budget.spend(filter.fields.len(), values.len())?;
     let mut by_field = filter.fields.iter().map(|name| of_field(filter.op, field(name), &values));
     match (by_field.next(), filter.fields.len()) {
         (Some(only), 1) => only,
@@ -198,8 +198,8 @@ fn of_field(op: wire::Op, field: String, values: &[Value]) -> Result<Filter> {
     Ok(match op {
         wire::Op::Equals => {
             let value = first()?;
-            let held = Filter::Intersects { field: field.clone(), values: vec![value.clone()] };
-            Filter::Any(vec![Filter::Equals { field, value }, held])
+            let list_contains = Filter::Intersects { field: field.clone(), values: vec![value.clone()] };
+            Filter::Any(vec![Filter::Equals { field, value }, list_contains])
         }
         wire::Op::ContainsSubstring => Filter::contains(field, text()?),
         wire::Op::StartsWith => Filter::starts_with(field, text()?),
@@ -211,11 +211,11 @@ fn of_field(op: wire::Op, field: String, values: &[Value]) -> Result<Filter> {
 
 /// The first letter of each field name is lower-cased (contract, `services.md` 1.2).
 fn field(path: &str) -> String {
-    let small = |name: &str| {
+    let lower_first = |name: &str| {
         let mut letters = name.chars();
         letters.next().map_or_else(String::new, |first| first.to_ascii_lowercase().to_string() + letters.as_str())
     };
-    path.split('.').map(small).collect::<Vec<_>>().join(".")
+    path.split('.').map(lower_first).collect::<Vec<_>>().join(".")
 }
 
 #[cfg(test)]
@@ -224,7 +224,7 @@ mod tests {
 
     use super::*;
 
-    fn asked(value: Value) -> Result<Query> {
+    fn parse(value: Value) -> Result<Query> {
         from_wire(&serde_json::from_value(value).unwrap(), 20, 1000)
     }
 
@@ -234,9 +234,9 @@ mod tests {
 
     #[test]
     fn both_spellings_mean_the_same() {
-        let old = asked(json!({ "filters": [{ "op": "startsWith", "fields": ["Name"], "jsonValues": "[\"a\"]" }],
+        let old = parse(json!({ "filters": [{ "op": "startsWith", "fields": ["Name"], "jsonValues": "[\"a\"]" }],
             "orderBys": [{ "field": "CreatedAt", "desc": true }], "jsonAfter": "[\"t\",\"id\"]" }));
-        let new = asked(json!({ "filters": [{ "op": "startsWith", "fields": ["name"], "valuesJson": "[\"a\"]" }],
+        let new = parse(json!({ "filters": [{ "op": "startsWith", "fields": ["name"], "valuesJson": "[\"a\"]" }],
             "orderBys": [{ "field": "createdAt", "desc": true }], "afterJson": "[\"t\",\"id\"]", "limit": 20 }));
         let want = Query::all().filter(Filter::starts_with("name", "a")).descending("createdAt").limit(20);
         let want = want.after(Cursor { values: vec![json!("t")], id: Some("id".into()) });
@@ -260,7 +260,7 @@ mod tests {
             json!({ "filters": vec![json!({ "op": "isInList", "fields": ["a"], "jsonValues": list_of(6000) }); 2] }),
             json!({ "filters": [{ "op": "isInList", "fields": ["a"], "jsonValues": list_of(10_001) }] }),
         ] {
-            assert!(asked(query.clone()).is_err(), "{query}");
+            assert!(parse(query.clone()).is_err(), "{query}");
         }
     }
 }

@@ -2,16 +2,17 @@
 
 use serde_json::Value;
 
-use crate::query::check_field;
-use crate::{Result, StoreError, key};
+use crate::{Result, StoreError, key, query::check_field};
 
 /// The maximum length of an id in bytes.
-const ID_LIMIT: usize = 512;
+const MAX_ID_BYTES: usize = 512;
 
 /// Validates an id.
 pub(crate) fn check_id(collection: &str, id: &str) -> Result<()> {
-    if id.is_empty() || id.len() > ID_LIMIT || id.contains('\0') {
-        return Err(StoreError::Invalid(format!("an id of {collection} must have 1 to {ID_LIMIT} bytes and no NUL")));
+    if id.is_empty() || id.len() > MAX_ID_BYTES || id.contains('\0') {
+        return Err(StoreError::Invalid(format!(
+            "an id of {collection} must have 1 to {MAX_ID_BYTES} bytes and no NUL"
+        )));
     }
     Ok(())
 }
@@ -30,7 +31,7 @@ pub(crate) fn parse_new(body: &str, limit: usize, place: &str) -> Result<Value> 
     if !value.is_object() {
         return Err(StoreError::Invalid(format!("the body of {place} must be a JSON object")));
     }
-    refuse_what_would_change(body).map_err(|error| StoreError::Invalid(format!("{place}: {error}")))?;
+    reject_lossy_literals(body).map_err(|error| StoreError::Invalid(format!("{place}: {error}")))?;
     Ok(value)
 }
 
@@ -82,20 +83,20 @@ pub(crate) fn check_settable(path: &str) -> Result<()> {
 
 /// Sets the value at a dotted path; missing objects on the path are created.
 pub(crate) fn set(document: &mut Value, path: &str, value: Value) -> Result<()> {
-    let mut place = document;
+    let mut current = document;
     let mut names = path.split('.').peekable();
     while let Some(name) = names.next() {
-        if place.is_null() {
-            *place = Value::Object(serde_json::Map::new());
+        if current.is_null() {
+            *current = Value::Object(serde_json::Map::new());
         }
-        let Some(fields) = place.as_object_mut() else {
+        let Some(fields) = current.as_object_mut() else {
             return Err(StoreError::Invalid(format!(
                 "`{path}` cannot be set: the value before `{name}` is not an object"
             )));
         };
-        place = fields.entry(name).or_insert(Value::Null);
+        current = fields.entry(name).or_insert(Value::Null);
         if names.peek().is_none() {
-            *place = value;
+            *current = value;
             return Ok(());
         }
     }
@@ -103,20 +104,20 @@ pub(crate) fn set(document: &mut Value, path: &str, value: Value) -> Result<()> 
 }
 
 /// Checks the text itself, because the parser has already turned a long integer into a float. The text is valid JSON.
-fn refuse_what_would_change(body: &str) -> Result<()> {
+fn reject_lossy_literals(body: &str) -> Result<()> {
     let bytes = body.as_bytes();
     let mut at = 0;
     while at < bytes.len() {
         match bytes[at] {
-            b'"' => at = end_of_string(body, at + 1)?,
-            b'-' | b'0'..=b'9' => at = end_of_number(body, at)?,
+            b'"' => at = skip_string(body, at + 1)?,
+            b'-' | b'0'..=b'9' => at = skip_number(body, at)?,
             _ => at += 1,
         }
     }
     Ok(())
 }
 
-fn end_of_string(body: &str, mut at: usize) -> Result<usize> {
+fn skip_string(body: &str, mut at: usize) -> Result<usize> {
     let bytes = body.as_bytes();
     while at < bytes.len() {
         match bytes[at] {
@@ -129,7 +130,7 @@ fn end_of_string(body: &str, mut at: usize) -> Result<usize> {
     Ok(at)
 }
 
-fn end_of_number(body: &str, start: usize) -> Result<usize> {
+fn skip_number(body: &str, start: usize) -> Result<usize> {
     let part_of_number = |byte: &u8| matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9');
     let length = body.as_bytes()[start..].iter().take_while(|byte| part_of_number(byte)).count();
     let literal = &body[start..start + length];
@@ -142,8 +143,9 @@ fn end_of_number(body: &str, start: usize) -> Result<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn what_cannot_come_back_the_same_is_refused() {

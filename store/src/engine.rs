@@ -30,7 +30,7 @@ pub trait Engine: Send + Sync {
         archive: ArchiveReader,
         collections: &'a [Collection],
         progress: OnProgress<'a>,
-    ) -> BoxFuture<'a, Result<Box<dyn Restoring>>>;
+    ) -> BoxFuture<'a, Result<Box<dyn PendingRestore>>>;
 
     /// Checks the data. First the tables and indexes are compared with the recorded declarations; if they differ,
     /// nothing else is checked. Then each document is checked against the declaration recorded for its collection. A
@@ -42,7 +42,7 @@ pub trait Engine: Send + Sync {
 
 /// A prepared restore into a locked target. Nothing is visible before [`PendingRestore::finish`]; dropping it leaves
 /// the target empty.
-pub trait Restoring: Send {
+pub trait PendingRestore: Send {
     /// The notes stored in the backup.
     fn notes(&self) -> &Notes;
 

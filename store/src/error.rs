@@ -1,7 +1,6 @@
 //! Errors of the store. Each message names the object concerned; none contains a document or a secret.
 
-use std::fmt;
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// An error of the store. The text is a sentence for the user, except in `Internal` and `Corrupt`, whose causes are for
 /// the log.
@@ -35,12 +34,12 @@ pub enum StoreError {
 
 /// How long a batch with an unknown outcome ([`StoreError::outcome_unknown`]) may still be committed: a database server
 /// may go on working on it after the connection was lost.
-pub const OPEN_FOR: Duration = Duration::from_secs(60);
+pub const INDETERMINATE_WINDOW: Duration = Duration::from_secs(60);
 
 impl StoreError {
     /// Whether a batch that failed with this error may have been committed, or may still be. After any other error it
     /// was not.
-    pub fn is_open(&self) -> bool {
+    pub fn outcome_unknown(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::TimedOut(_) | Self::Replaced(_))
     }
 

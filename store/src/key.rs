@@ -18,14 +18,14 @@ const ARRAY: u8 = 0x50;
 const OBJECT: u8 = 0x51;
 
 /// The key of a value. `Invalid` for integers beyond 64 bits and for text with a NUL.
-pub(crate) fn of(value: &Value) -> Result<Vec<u8>> {
+pub(crate) fn encode(value: &Value) -> Result<Vec<u8>> {
     let mut key = Vec::new();
     write(value, &mut key)?;
     Ok(key)
 }
 
 /// The key of a string.
-pub(crate) fn of_text(text: &str) -> Vec<u8> {
+pub(crate) fn encode_text(text: &str) -> Vec<u8> {
     let mut key = Vec::with_capacity(text.len() + 1);
     key.push(TEXT);
     key.extend_from_slice(text.as_bytes());
@@ -33,15 +33,15 @@ pub(crate) fn of_text(text: &str) -> Vec<u8> {
 }
 
 /// The key of the lower-cased string; any other type has the key of null.
-pub(crate) fn of_lower(value: &Value) -> Vec<u8> {
+pub(crate) fn encode_lowercase(value: &Value) -> Vec<u8> {
     match value {
-        Value::String(text) => of_text(&text.to_lowercase()),
+        Value::String(text) => encode_text(&text.to_lowercase()),
         _ => NULL.to_vec(),
     }
 }
 
 /// The smallest key above all strings with the prefix encoded in this key.
-pub(crate) fn after_prefix(mut key: Vec<u8>) -> Vec<u8> {
+pub(crate) fn prefix_upper_bound(mut key: Vec<u8>) -> Vec<u8> {
     // UTF-8 bytes and the type byte are below 0xFF, so the last byte always has a successor.
     if let Some(last) = key.last_mut() {
         *last += 1;
@@ -59,7 +59,7 @@ fn write(value: &Value, key: &mut Vec<u8>) -> Result<()> {
             if let Some(integer) = number.as_i64() {
                 write_integer(integer, key);
             } else if let (Some(float), false) = (number.as_f64(), number.is_u64()) {
-                write_rounded(float, 0, key);
+                write_float(float, 0, key);
             } else {
                 return Err(StoreError::Invalid(format!(
                     "the integer {number} does not fit 64 bits; send it as text or as a decimal fraction"
@@ -110,10 +110,10 @@ pub(crate) fn refuse_nul(text: &str) -> Result<()> {
 fn write_integer(integer: i64, key: &mut Vec<u8>) {
     let nearest = integer as f64;
     let rest = i128::from(integer) - nearest as i128;
-    write_rounded(nearest, rest as i16, key);
+    write_float(nearest, rest as i16, key);
 }
 
-fn write_rounded(float: f64, rest: i16, key: &mut Vec<u8>) {
+fn write_float(float: f64, rest: i16, key: &mut Vec<u8>) {
     let float = if float == 0.0 { 0.0 } else { float };
     let bits = float.to_bits();
     let ordered = if bits >> 63 == 1 { !bits } else { bits | 1 << 63 };
@@ -123,8 +123,9 @@ fn write_rounded(float: f64, rest: i16, key: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn keys_are_in_the_order_of_the_contract() {
@@ -184,7 +185,7 @@ mod tests {
             json!({"b": 0}),
         ];
         for pair in ascending.windows(2) {
-            assert!(of(&pair[0]).unwrap() < of(&pair[1]).unwrap(), "{} < {}", pair[0], pair[1]);
+            assert!(encode(&pair[0]).unwrap() < encode(&pair[1]).unwrap(), "{} < {}", pair[0], pair[1]);
         }
     }
 
@@ -200,7 +201,7 @@ mod tests {
             (json!(true), json!(1), false),
             (json!({"a": 1, "b": 2}), json!({"b": 2, "a": 1}), true),
         ] {
-            assert_eq!(of(&a).unwrap() == of(&b).unwrap(), same, "{a} and {b}");
+            assert_eq!(encode(&a).unwrap() == encode(&b).unwrap(), same, "{a} and {b}");
         }
     }
 
@@ -218,7 +219,7 @@ mod tests {
                         i128::from(integer).cmp(&(float as i128))
                     };
                     assert_eq!(
-                        of(&json!(integer)).unwrap().cmp(&of(&json!(float)).unwrap()),
+                        encode(&json!(integer)).unwrap().cmp(&encode(&json!(float)).unwrap()),
                         exact,
                         "{integer} {float}"
                     );
@@ -230,7 +231,7 @@ mod tests {
     #[test]
     fn integers_beyond_64_bits_and_nul_are_refused() {
         for value in [json!(9223372036854775808u64), json!(u64::MAX), json!("a\0b"), json!(["\0"]), json!({"\0": 1})] {
-            assert!(matches!(of(&value), Err(StoreError::Invalid(_))), "{value}");
+            assert!(matches!(encode(&value), Err(StoreError::Invalid(_))), "{value}");
         }
     }
 
@@ -239,9 +240,9 @@ mod tests {
         for (prefix, text, inside) in
             [("ab", "ab", true), ("ab", "abz", true), ("ab", "ac", false), ("", "\u{10FFFF}", true), ("é", "éa", true)]
         {
-            let (low, high) = (of_text(prefix), after_prefix(of_text(prefix)));
-            assert_eq!((low..high).contains(&of_text(text)), inside, "{prefix} {text}");
+            let (low, high) = (encode_text(prefix), prefix_upper_bound(encode_text(prefix)));
+            assert_eq!((low..high).contains(&encode_text(text)), inside, "{prefix} {text}");
         }
-        assert!(after_prefix(of_text("")) <= of(&json!([])).unwrap());
+        assert!(prefix_upper_bound(encode_text("")) <= encode(&json!([])).unwrap());
     }
 }

@@ -1,9 +1,8 @@
 //! Middleware for stores: wraps another store, to count its requests or to add to its writes.
 
-use std::path::Path;
-use std::time::SystemTime;
+use std::{path::Path, time::SystemTime};
 
-use crate::{Batch, BoxFuture, Collection, Committed, Filter, Notes, Page, Query, Result, Row, Rows, Store};
+use crate::{Batch, BoxFuture, Collection, Committed, Filter, Notes, Page, Query, Result, Row, RowStream, Store};
 
 /// A store that wraps another one. Methods that are not overridden delegate to it.
 pub trait Layer: Send + Sync {
@@ -11,12 +10,12 @@ pub trait Layer: Send + Sync {
     fn inner(&self) -> &dyn Store;
 
     /// Wraps each read.
-    fn reading<'a, T: Send + 'a>(&'a self, work: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
+    fn wrap_read<'a, T: Send + 'a>(&'a self, work: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
         work
     }
 
     /// Applies a batch; see [`Store::commit`].
-    fn committing(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
+    fn wrap_commit(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
         self.inner().commit(batch)
     }
 }
@@ -27,23 +26,23 @@ impl<L: Layer> Store for L {
     }
 
     fn get<'a>(&'a self, collection: &'a str, id: &'a str) -> BoxFuture<'a, Result<Option<Row>>> {
-        self.reading(self.inner().get(collection, id))
+        self.wrap_read(self.inner().get(collection, id))
     }
 
     fn find<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Page>> {
-        self.reading(self.inner().find(collection, query))
+        self.wrap_read(self.inner().find(collection, query))
     }
 
-    fn stream<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Rows>> {
-        self.reading(self.inner().stream(collection, query))
+    fn stream<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<RowStream>> {
+        self.wrap_read(self.inner().stream(collection, query))
     }
 
     fn count<'a>(&'a self, collection: &'a str, filters: &'a [Filter]) -> BoxFuture<'a, Result<u64>> {
-        self.reading(self.inner().count(collection, filters))
+        self.wrap_read(self.inner().count(collection, filters))
     }
 
     fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
-        self.committing(batch)
+        self.wrap_commit(batch)
     }
 
     fn back_up<'a>(&'a self, file: &'a Path, notes: &'a Notes) -> BoxFuture<'a, Result<u64>> {

@@ -9,39 +9,35 @@ mod check;
 mod document;
 mod engine;
 mod error;
+mod filter_eval;
 mod key;
 mod layer;
-mod matching;
 mod model;
 mod postgres;
 mod query;
-mod rows;
+mod row_stream;
 mod sql;
 mod sqlite;
 mod table;
 
-use std::future::Future;
-use std::path::Path;
-use std::pin::Pin;
-use std::time::SystemTime;
+use std::{future::Future, path::Path, pin::Pin, time::SystemTime};
 
 pub use archive::{ArchiveReader, ArchiveWriter, Notes};
 pub use check::{Findings, OnProgress, Progress};
-pub use engine::{Engine, Restoring};
-pub use error::{OPEN_FOR, StoreError};
+pub use engine::{Engine, PendingRestore};
+pub use error::{INDETERMINATE_WINDOW, StoreError};
 pub use layer::Layer;
-pub use model::{Batch, Collection, Committed, Guard, Index, MOST_TOUCHED, Row, Write};
+pub use model::{Batch, Collection, Committed, Guard, Index, MAX_ROWS_AFFECTED, Row, Write};
 pub use postgres::{PostgresEngine, PostgresOptions, PostgresStore};
-pub use query::{Cursor, Direction, Filter, MOST_FILTERS, MOST_ORDERS, MOST_VALUES, Order, Page, Query};
-pub use rows::Rows;
-pub use sqlite::{Newest, SqliteEngine, SqliteOptions, SqliteStore, accept};
+pub use query::{Cursor, Direction, Filter, MAX_FILTER_VALUES, MAX_FILTERS, MAX_ORDER_FIELDS, Order, Page, Query};
+pub use row_stream::RowStream;
+pub use sqlite::{LastWrite, SqliteEngine, SqliteOptions, SqliteStore, accept_missing_writes};
 pub use table::{Stored, Table, TypedPage};
 
 /// Query plans of the engines, so that tests of other crates can assert that a query uses an index.
 #[cfg(any(test, feature = "explain"))]
 pub mod explain {
-    pub use crate::postgres::OnPostgres;
-    pub use crate::sqlite::on_sqlite;
+    pub use crate::{postgres::PostgresExplainer, sqlite::explain_on_sqlite};
 }
 
 /// A boxed future, so that [`Store`] is usable as `Arc<dyn Store>`.
@@ -69,7 +65,7 @@ pub trait Store: Send + Sync {
     fn find<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Page>>;
 
     /// Like [`Store::find`], but streams the documents, however many there are.
-    fn stream<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Rows>>;
+    fn stream<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<RowStream>>;
 
     /// The number of documents that match all filters.
     fn count<'a>(&'a self, collection: &'a str, filters: &'a [Filter]) -> BoxFuture<'a, Result<u64>>;

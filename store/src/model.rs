@@ -60,7 +60,7 @@ pub struct Row {
 
 /// The maximum number of documents that one write by filters may change; beyond it, the write is `Invalid` and nothing
 /// is changed.
-pub const MOST_TOUCHED: usize = 50_000;
+pub const MAX_ROWS_AFFECTED: usize = 50_000;
 
 /// One step of a [`Batch`]. Bodies are JSON objects, as text; ids have 1 to 512 bytes. A write by filters changes at
 /// most [`MAX_ROWS_AFFECTED`] documents.
@@ -121,7 +121,7 @@ pub struct Committed {
     /// The version that every document of the batch has now; 0 if none was changed.
     pub version: u64,
     /// The number of documents that each step of the batch wrote or removed; 0 for a guard.
-    pub touched: Vec<u64>,
+    pub rows_affected: Vec<u64>,
 }
 
 /// Writes and guards that are applied atomically. An empty batch commits immediately.

@@ -6,13 +6,13 @@ use serde_json::Value;
 use crate::{Result, Row, StoreError, key};
 
 /// The maximum number of filters in one query, including those nested in [`Filter::Any`].
-pub const MOST_FILTERS: usize = 256;
+pub const MAX_FILTERS: usize = 256;
 /// The maximum number of values in one query, over all its filters.
-pub const MOST_VALUES: usize = 10_000;
+pub const MAX_FILTER_VALUES: usize = 10_000;
 /// The maximum number of order fields in one query.
-pub const MOST_ORDERS: usize = 32;
+pub const MAX_ORDER_FIELDS: usize = 32;
 /// The maximum nesting depth of [`Filter::Any`].
-const MOST_DEEP: usize = 8;
+const MAX_FILTER_DEPTH: usize = 8;
 
 /// Which documents to return, in which order, and how many. Without a limit, all; without an order, by id.
 ///
@@ -77,7 +77,7 @@ pub enum Direction {
 
 impl Direction {
     /// The SQL keyword.
-    pub(crate) fn word(self) -> &'static str {
+    pub(crate) fn keyword(self) -> &'static str {
         match self {
             Self::Ascending => "ASC",
             Self::Descending => "DESC",
@@ -85,7 +85,7 @@ impl Direction {
     }
 
     /// The SQL comparison operator for later values.
-    pub(crate) fn sign(self) -> &'static str {
+    pub(crate) fn operator(self) -> &'static str {
         match self {
             Self::Ascending => ">",
             Self::Descending => "<",
@@ -93,7 +93,7 @@ impl Direction {
     }
 
     /// Applies the direction to an ordering.
-    pub(crate) fn of(self, ordering: std::cmp::Ordering) -> std::cmp::Ordering {
+    pub(crate) fn apply(self, ordering: std::cmp::Ordering) -> std::cmp::Ordering {
         match self {
             Self::Ascending => ordering,
             Self::Descending => ordering.reverse(),
@@ -224,9 +224,9 @@ impl Query {
     /// Validates the query, for all engines alike.
     pub(crate) fn check(&self) -> Result<()> {
         check_filters(&self.filters)?;
-        if self.order.len() > MOST_ORDERS {
+        if self.order.len() > MAX_ORDER_FIELDS {
             return Err(StoreError::Invalid(format!(
-                "the order has {} fields; at most {MOST_ORDERS} are allowed",
+                "the order has {} fields; at most {MAX_ORDER_FIELDS} are allowed",
                 self.order.len()
             )));
         }
@@ -268,8 +268,8 @@ pub(crate) fn check_filters(filters: &[Filter]) -> Result<()> {
 impl Filter {
     fn check(&self, depth: usize, nodes: &mut usize, values: &mut usize) -> Result<()> {
         *nodes += 1;
-        if *nodes > MOST_FILTERS {
-            return Err(StoreError::Invalid(format!("the query has more than {MOST_FILTERS} filters; split it")));
+        if *nodes > MAX_FILTERS {
+            return Err(StoreError::Invalid(format!("the query has more than {MAX_FILTERS} filters; split it")));
         }
         match self {
             Self::Equals { field, .. } => check_field(field)?,
@@ -281,14 +281,16 @@ impl Filter {
             Self::IsIn { field, values: list } | Self::Intersects { field, values: list } => {
                 check_field(field)?;
                 *values += list.len();
-                if *values > MOST_VALUES {
+                if *values > MAX_FILTER_VALUES {
                     return Err(StoreError::Invalid(format!(
-                        "the filters up to the one on `{field}` have more than {MOST_VALUES} values; split the query"
+                        "the filters up to the one on `{field}` have more than {MAX_FILTER_VALUES} values; split the query"
                     )));
                 }
             }
-            Self::Any(_) if depth == MOST_DEEP => {
-                return Err(StoreError::Invalid(format!("filters are nested more than {MOST_DEEP} levels deep")));
+            Self::Any(_) if depth == MAX_FILTER_DEPTH => {
+                return Err(StoreError::Invalid(format!(
+                    "filters are nested more than {MAX_FILTER_DEPTH} levels deep"
+                )));
             }
             Self::Any(parts) => parts.iter().try_for_each(|part| part.check(depth + 1, nodes, values))?,
         }

@@ -1,12 +1,10 @@
 //! The typed view of a collection: a [`Table`] turns values into writes and rows into values.
 
-use std::marker::PhantomData;
-use std::sync::Arc;
+use std::{marker::PhantomData, sync::Arc};
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Collection, Cursor, Filter, Query, Result, Row, Rows, Store, StoreError, Write};
+use crate::{Collection, Cursor, Filter, Query, Result, Row, RowStream, Store, StoreError, Write};
 
 /// A collection whose documents are `T`. Cheap to clone. Reads query the store; writes are values to put in a
 /// [`Batch`](crate::Batch), so that related writes are committed together.
@@ -70,7 +68,7 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
     }
 
     /// Streams the documents as rows; [`Table::read`] deserializes them.
-    pub async fn stream(&self, query: &Query) -> Result<Rows> {
+    pub async fn stream(&self, query: &Query) -> Result<RowStream> {
         self.store.stream(self.collection.name, query).await
     }
 

@@ -2,7 +2,7 @@
 //! checked.
 
 use openorch_api::{
-    Row,
+    Operation,
     error::{access, gateway, platform, request},
 };
 use percent_encoding::percent_decode_str;
@@ -41,7 +41,7 @@ impl Answer {
         assert_eq!(self.status, code.status, "{what}");
         let of_any = [request::ERRORS, access::ERRORS, platform::ERRORS].concat();
         let is_declared = match row(method, path) {
-            Some(row) => row.may_refuse(code),
+            Some(row) => row.may_return_error(code),
             None => of_any.contains(&code),
         };
         assert!(is_declared || gateway::ERRORS.contains(&code), "not declared by the operation: {what}");
@@ -54,7 +54,7 @@ pub fn token_of(answer: &Answer) -> String {
 }
 
 /// The operation that a request addresses.
-fn row(method: &str, path: &str) -> Option<&'static Row> {
+fn row(method: &str, path: &str) -> Option<&'static Operation> {
     let path = path.split(['?', '#']).next().unwrap_or_default();
     let segments: Vec<_> = path.split('/').map(|segment| percent_decode_str(segment).decode_utf8_lossy()).collect();
     let is_same = |pattern: &str| {

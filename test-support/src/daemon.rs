@@ -17,10 +17,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    PATIENCE,
+    WAIT_TIMEOUT,
     answer::{Answer, token_of},
     eventually,
-    process::schema,
+    process::schema_of,
 };
 
 #[derive(Parser)]
@@ -32,7 +32,7 @@ struct Flags {
 pub struct Daemon {
     pub clock: Arc<ManualClock>,
     pub url: String,
-    pub folder: TempDir,
+    pub data_dir: TempDir,
     running: Option<Running>,
     http: reqwest::Client,
 }
@@ -43,15 +43,15 @@ pub fn start_time() -> jiff::Timestamp {
 
 impl Daemon {
     pub async fn start() -> Daemon {
-        Daemon::with(&[]).await
+        Daemon::with_flags(&[]).await
     }
 
     /// Starts a daemon with additional flags.
-    pub async fn with(flags: &[&str]) -> Daemon {
+    pub async fn with_flags(flags: &[&str]) -> Daemon {
         let mut daemon = Daemon {
             clock: ManualClock::new(start_time()),
             url: String::new(),
-            folder: tempfile::tempdir().unwrap(),
+            data_dir: tempfile::tempdir().unwrap(),
             running: None,
             http: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap(),
         };
@@ -60,7 +60,7 @@ impl Daemon {
     }
 
     async fn run(&mut self, flags: &[&str]) {
-        let settings = settings(self.folder.path(), flags);
+        let settings = settings(self.data_dir.path(), flags);
         let running = openorch::start(settings, self.clock.clone()).await.unwrap();
         self.url = format!("http://{}", running.address);
         self.running = Some(running);
@@ -146,14 +146,14 @@ impl Daemon {
 
     /// Waits until the condition holds.
     pub async fn until(&self, what: &str, condition: impl AsyncFnMut() -> bool) {
-        eventually(PATIENCE, what, condition).await;
+        eventually(WAIT_TIMEOUT, what, condition).await;
     }
 }
 
 /// Settings with this data directory and these flags.
-pub fn settings(folder: &Path, flags: &[&str]) -> Settings {
-    let schema = schema(folder);
-    let folder = folder.to_str().unwrap();
+pub fn settings(data_dir: &Path, flags: &[&str]) -> Settings {
+    let schema = schema_of(data_dir);
+    let folder = data_dir.to_str().unwrap();
     let always = ["test", "--listen", "127.0.0.1:0", "--data-dir", folder, "--db-schema", &schema];
     let probing: &[&str] =
         if flags.contains(&"--registry-probe-interval") { &[] } else { &["--registry-probe-interval", "200ms"] };

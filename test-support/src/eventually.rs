@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 /// Longer than any operation on a busy machine, and shorter than the time limit of a test.
-pub const PATIENCE: Duration = Duration::from_secs(30);
-pub(crate) const PAUSE: Duration = Duration::from_millis(5);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Waits until the condition holds.
 pub async fn eventually(deadline: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
@@ -12,14 +12,14 @@ pub async fn eventually(deadline: Duration, what: &str, mut holds: impl AsyncFnM
 }
 
 /// Waits until `look` returns a value; returns it.
-pub async fn eventually_some<T>(deadline: Duration, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn eventually_some<T>(deadline: Duration, what: &str, mut poll: impl AsyncFnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
-        if let Some(found) = look().await {
+        if let Some(found) = poll().await {
             return found;
         }
         assert!(start.elapsed() < deadline, "timed out after {deadline:?}: {what}");
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -28,7 +28,7 @@ pub fn eventually_sync(deadline: Duration, what: &str, mut holds: impl FnMut() -
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < deadline, "timed out after {deadline:?}: {what}");
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 

@@ -13,17 +13,17 @@ pub mod answer;
 #[cfg(feature = "daemon")]
 pub mod daemon;
 #[cfg(feature = "platform")]
-pub mod platform;
+pub mod indeterminate_store;
 #[cfg(feature = "platform")]
-pub mod unsure;
+pub mod platform;
 
 mod eventually;
-mod hold;
+mod gate;
 pub mod process;
 pub mod stub;
 
-pub use eventually::{PATIENCE, eventually, eventually_some, eventually_sync, within};
-pub use hold::{Held, Hold, hold};
+pub use eventually::{WAIT_TIMEOUT, eventually, eventually_some, eventually_sync, within};
+pub use gate::{Gate, GateOpener, gate};
 
 /// A local address without a listener: it was free a moment ago.
 pub fn free_address() -> std::net::SocketAddr {

@@ -6,25 +6,25 @@ use std::{
 };
 
 use openorch_chassis::{
-    Audit, BoxFuture, NodePlace, Platform, Result,
-    ages::{Ages, ExpirySettings},
+    Audit, BoxFuture, LocalNode, Platform, Result,
     audit::ENTRIES,
     clock::ManualClock,
+    encryption::Encryptor,
+    expiry::{ExpiryGrace, ExpirySettings},
     ids::Ids,
     mail::Mailer,
     metrics::Registry,
     outbound::{Outbound, OutboundSettings},
     routes::{Backend, Routes},
-    seal::Seal,
-    settings::Given,
+    settings::RawSettings,
 };
 use openorch_store::{Collection, Store};
 
 /// Records the messages instead of sending them.
 #[derive(Default)]
-pub struct Letters(pub Mutex<Vec<String>>);
+pub struct RecordingMailer(pub Mutex<Vec<String>>);
 
-impl Mailer for Letters {
+impl Mailer for RecordingMailer {
     fn send<'a>(&'a self, _: &'a str, _: &'a str, _: &'a str, text: String) -> BoxFuture<'a, Result<()>> {
         self.0.lock().unwrap().push(text);
         Box::pin(async { Ok(()) })
@@ -49,27 +49,27 @@ pub async fn platform(
     store: Arc<dyn Store>,
     collections: &[&Collection],
     clock: Arc<ManualClock>,
-    mailer: Arc<Letters>,
+    mailer: Arc<RecordingMailer>,
     settings: &[(&str, &str)],
 ) -> Platform {
     let opened: Vec<Collection> = collections.iter().map(|collection| **collection).collect();
     store.open_collections(&opened).await.unwrap();
     let ids = Arc::new(Ids::new(clock.clone()));
-    let mut given = Given::default();
+    let mut given = RawSettings::default();
     settings.iter().for_each(|(variable, text)| given.add((*variable).to_owned(), (*text).to_owned()));
     Platform {
         audit: Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone(), &ENTRIES)),
-        ages: Arc::new(Ages::new(clock.clone(), None, Duration::ZERO, ExpirySettings::default())),
+        expiry: Arc::new(ExpiryGrace::new(clock.clone(), None, Duration::ZERO, ExpirySettings::default())),
         store,
         clock,
         ids,
-        seal: Seal::new("a key"),
+        encryptor: Encryptor::new("a key"),
         metrics: Arc::new(Registry::new("test")),
         mailer,
         outbound: Arc::new(Outbound::new(OutboundSettings::default())),
         routes: Arc::new(NoRoutes),
-        node: NodePlace { url: "http://127.0.0.1:1".into(), data_dir: std::env::temp_dir() },
+        node: LocalNode { url: "http://127.0.0.1:1".into(), data_dir: std::env::temp_dir() },
         max_unpaged_list: 50_000,
-        given: Arc::new(given),
+        raw_settings: Arc::new(given),
     }
 }

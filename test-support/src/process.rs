@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{PATIENCE, eventually::PAUSE};
+use crate::{WAIT_TIMEOUT, eventually::POLL_INTERVAL};
 
 /// A debug build on a busy machine starts slowly.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -71,17 +71,17 @@ pub fn wait(child: &mut Child) -> ExitStatus {
         if let Some(status) = child.try_wait().expect("it is a child process") {
             return status;
         }
-        if start.elapsed() > PATIENCE {
+        if start.elapsed() > WAIT_TIMEOUT {
             let _ = child.kill();
-            panic!("timed out after {PATIENCE:?}: the end of a process");
+            panic!("timed out after {WAIT_TIMEOUT:?}: the end of a process");
         }
-        thread::sleep(PAUSE);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
 /// The daemon's binary: `OPENORCH_BIN`, or the one in cargo's target directory. `cargo test` of the workspace builds
 /// it; a test of a single crate builds it if it is missing.
-pub fn program() -> &'static Path {
+pub fn daemon_binary() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         if let Some(given) = env::var_os("OPENORCH_BIN").filter(|given| !given.is_empty()) {
@@ -105,12 +105,12 @@ pub fn program() -> &'static Path {
 
 /// The daemon with its data in this directory, or in a schema of the database server that `tools/test-on-postgres`
 /// names by variables. Its environment is otherwise empty.
-pub fn command(program: impl AsRef<OsStr>, folder: &Path) -> Command {
+pub fn command(program: impl AsRef<OsStr>, data_dir: &Path) -> Command {
     let mut command = Command::new(program);
     command
         .env_clear()
-        .env("OPENORCH_DATA_DIR", folder)
-        .env("OPENORCH_DB_SCHEMA", schema(folder))
+        .env("OPENORCH_DATA_DIR", data_dir)
+        .env("OPENORCH_DB_SCHEMA", schema_of(data_dir))
         .envs(env::vars().filter(|(name, _)| ["OPENORCH_DB", "OPENORCH_DB_STRING"].contains(&name.as_str())))
         .envs(env::var("OPENORCH_DB").map(|_| ("OPENORCH_ENCRYPTION_KEY", "the key of the tests")))
         .env("OPENORCH_LISTEN", "127.0.0.1:0")
@@ -120,8 +120,8 @@ pub fn command(program: impl AsRef<OsStr>, folder: &Path) -> Command {
 }
 
 /// A distinct schema for each data directory.
-pub fn schema(folder: &Path) -> String {
-    let name = folder.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+pub fn schema_of(data_dir: &Path) -> String {
+    let name = data_dir.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
     format!("t_{}", name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "_"))
 }
 
@@ -129,18 +129,18 @@ pub fn schema(folder: &Path) -> String {
 pub fn run(command: &mut Command) -> Process {
     let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
     let mut output = BufReader::new(child.stdout.take().expect("stdout is piped"));
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut line = String::new();
         let read = output.read_line(&mut line);
         // The receiver may have been dropped.
-        let _ = tell.send(read.map(|_| (line, output)));
+        let _ = sender.send(read.map(|_| (line, output)));
     });
-    let Ok(told) = told.recv_timeout(START_TIMEOUT) else {
+    let Ok(first_line) = receiver.recv_timeout(START_TIMEOUT) else {
         let _ = child.kill();
         panic!("it did not print its address within {START_TIMEOUT:?}");
     };
-    let (line, output) = told.expect("its output is readable");
+    let (line, output) = first_line.expect("its output is readable");
     let url = line.trim().rsplit(' ').next().unwrap_or_default().to_owned();
     if !url.starts_with("http") {
         let status = wait(&mut child);
@@ -150,7 +150,7 @@ pub fn run(command: &mut Command) -> Process {
 }
 
 /// Starts a daemon that must refuse to start; returns its error output.
-pub fn refused(command: &mut Command) -> String {
+pub fn expect_start_failure(command: &mut Command) -> String {
     let Output { status, stderr, .. } =
         command.stderr(Stdio::piped()).stdout(Stdio::piped()).output().expect("the program starts");
     let text = String::from_utf8(stderr).expect("its output is text");

@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use crate::{PATIENCE, eventually_sync};
+use crate::{WAIT_TIMEOUT, eventually_sync};
 
 #[derive(Clone, Debug, Default)]
 pub struct Request {
@@ -55,13 +55,13 @@ impl Stub {
         Stub { url, seen }
     }
 
-    pub fn seen(&self) -> Vec<Request> {
+    pub fn requests(&self) -> Vec<Request> {
         self.seen.lock().unwrap().clone()
     }
 
     /// Waits until the recorded requests satisfy the condition.
     pub fn wait(&self, what: &str, holds: impl Fn(&[Request]) -> bool) {
-        eventually_sync(PATIENCE, what, || holds(&self.seen.lock().unwrap()));
+        eventually_sync(WAIT_TIMEOUT, what, || holds(&self.seen.lock().unwrap()));
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{PATIENCE, within};
+use crate::{WAIT_TIMEOUT, within};
 
 /// Accepts connections until it is stopped or the test ends.
 pub struct Server {
@@ -32,7 +32,7 @@ impl Server {
 }
 
 /// A server that follows a script, which gets the connection and its index from 0.
-pub async fn serve<F>(script: impl Fn(Client, usize) -> F + Send + Sync + 'static) -> Server
+pub async fn serve<F>(script: impl Fn(WireConnection, usize) -> F + Send + Sync + 'static) -> Server
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -42,14 +42,14 @@ where
     let accepting = tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(script(Client::new(stream), count.fetch_add(1, SeqCst)));
+            tokio::spawn(script(WireConnection::new(stream), count.fetch_add(1, SeqCst)));
         }
     });
     Server { address, accepting }
 }
 
 /// The address of a server that follows a script until the test ends.
-pub async fn listen<F>(script: impl Fn(Client, usize) -> F + Send + Sync + 'static) -> SocketAddr
+pub async fn listen<F>(script: impl Fn(WireConnection, usize) -> F + Send + Sync + 'static) -> SocketAddr
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -57,7 +57,7 @@ where
 }
 
 /// A server that answers every request with the request's own bytes.
-pub async fn mirror() -> SocketAddr {
+pub async fn echo_server() -> SocketAddr {
     listen(|mut stream, _| async move {
         while let Some(request) = stream.read_message().await {
             let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{request}", request.len());
@@ -68,7 +68,7 @@ pub async fn mirror() -> SocketAddr {
 }
 
 /// A server with the same response to all requests.
-pub async fn saying(answer: &'static str) -> SocketAddr {
+pub async fn fixed_response(answer: &'static str) -> SocketAddr {
     listen(move |mut stream, _| async move {
         while stream.read_message().await.is_some() {
             stream.send(answer).await;
@@ -78,7 +78,7 @@ pub async fn saying(answer: &'static str) -> SocketAddr {
 }
 
 /// One end of a connection, with its read buffer.
-pub struct Client {
+pub struct WireConnection {
     stream: TcpStream,
     buffer: BytesMut,
 }
@@ -89,7 +89,7 @@ pub struct Answer {
     pub head: String,
     pub body: String,
     /// Whether the body was complete according to its framing.
-    pub whole: bool,
+    pub is_complete: bool,
 }
 
 impl Answer {
@@ -123,13 +123,13 @@ pub fn header(head: &str, name: &str) -> Option<String> {
     (!values.is_empty()).then(|| values.join(" | "))
 }
 
-impl Client {
-    pub fn new(stream: TcpStream) -> Client {
-        Client { stream, buffer: BytesMut::new() }
+impl WireConnection {
+    pub fn new(stream: TcpStream) -> WireConnection {
+        WireConnection { stream, buffer: BytesMut::new() }
     }
 
-    pub async fn connect(address: SocketAddr) -> Client {
-        Client::new(TcpStream::connect(address).await.unwrap())
+    pub async fn connect(address: SocketAddr) -> WireConnection {
+        WireConnection::new(TcpStream::connect(address).await.unwrap())
     }
 
     pub fn into_inner(self) -> TcpStream {
@@ -143,7 +143,7 @@ impl Client {
         self.stream.write_all(text.as_bytes()).await.is_ok()
     }
 
-    pub async fn ask(&mut self, request: &str) -> Answer {
+    pub async fn round_trip(&mut self, request: &str) -> Answer {
         self.send(request).await;
         self.answer_to(request.starts_with("HEAD")).await
     }
@@ -159,7 +159,7 @@ impl Client {
             true => (String::new(), true),
             false => self.read_body(&head, true).await,
         };
-        let answer = Answer { status, head, body, whole };
+        let answer = Answer { status, head, body, is_complete: whole };
         answer.check_code();
         answer
     }
@@ -178,7 +178,7 @@ impl Client {
                 let head = self.buffer.split_to(end + 4);
                 return Some(String::from_utf8_lossy(&head).into_owned());
             }
-            if !self.more().await {
+            if !self.read_more().await {
                 return None;
             }
         }
@@ -217,14 +217,14 @@ impl Client {
         if let Some(length) = header(head, "content-length") {
             return match self.read_exactly(length.parse().unwrap()).await {
                 Some(body) => (body, true),
-                None => (self.rest(), false),
+                None => (self.take_buffered(), false),
             };
         }
         if !till_end {
             return (String::new(), true);
         }
-        while self.more().await {}
-        (self.rest(), true)
+        while self.read_more().await {}
+        (self.take_buffered(), true)
     }
 
     pub async fn read_line(&mut self) -> Option<String> {
@@ -232,7 +232,7 @@ impl Client {
             if let Some(end) = self.buffer.windows(2).position(|w| w == b"\r\n") {
                 return Some(String::from_utf8_lossy(&self.buffer.split_to(end + 2)).into_owned());
             }
-            if !self.more().await {
+            if !self.read_more().await {
                 return None;
             }
         }
@@ -240,35 +240,35 @@ impl Client {
 
     pub async fn read_exactly(&mut self, length: usize) -> Option<String> {
         while self.buffer.len() < length {
-            if !self.more().await {
+            if !self.read_more().await {
                 return None;
             }
         }
         Some(String::from_utf8_lossy(&self.buffer.split_to(length)).into_owned())
     }
 
-    fn rest(&mut self) -> String {
+    fn take_buffered(&mut self) -> String {
         let rest = String::from_utf8_lossy(&self.buffer).into_owned();
         self.buffer.advance(self.buffer.len());
         rest
     }
 
     /// Whether the peer closed the connection without sending anything before.
-    pub async fn is_ended(&mut self) -> bool {
-        !self.more().await && self.buffer.is_empty()
+    pub async fn is_closed(&mut self) -> bool {
+        !self.read_more().await && self.buffer.is_empty()
     }
 
     /// Reads some bytes; `false` at the end of the stream.
-    pub async fn more(&mut self) -> bool {
+    pub async fn read_more(&mut self) -> bool {
         let read = self.stream.read_buf(&mut self.buffer);
-        within(PATIENCE, "data or the end of the connection", read).await.is_ok_and(|n| n > 0)
+        within(WAIT_TIMEOUT, "data or the end of the connection", read).await.is_ok_and(|n| n > 0)
     }
 
     pub fn buffered(&self) -> usize {
         self.buffer.len()
     }
 
-    pub async fn shut_sending(&mut self) {
+    pub async fn shutdown_write(&mut self) {
         self.stream.shutdown().await.unwrap();
     }
 

@@ -8,7 +8,7 @@ use std::{
     process::{Command, Output},
 };
 
-use openorch_test_support::{PATIENCE, eventually_sync};
+use openorch_test_support::{WAIT_TIMEOUT, eventually_sync};
 
 /// Runs this shell script as a test program with a time limit in seconds for each test.
 fn run(script: &str, limit: u32) -> Output {
@@ -38,7 +38,7 @@ fn a_test_that_hangs_is_named_and_ended_with_all_that_it_started() {
         assert!(told.contains("test a::hangs has not ended after"), "{told}");
         let started = format!("/proc/{}/stat", told.lines().next().unwrap());
         let is_gone = || fs::read_to_string(&started).map_or(true, |state| state.contains(") Z "));
-        eventually_sync(PATIENCE, "the child process is gone", is_gone);
+        eventually_sync(WAIT_TIMEOUT, "the child process is gone", is_gone);
     }
 }
 

@@ -42,7 +42,7 @@ fn main() -> Result<(), Error> {
 
 async fn measure(url: &str) -> Result<(), Error> {
     let sdk = ClientFactory::new(url)?.client().with_token(TOKEN)?;
-    let by_hand = reqwest::Client::builder()
+    let http_client = reqwest::Client::builder()
         .no_proxy()
         .connect_timeout(Duration::from_secs(5))
         .read_timeout(Duration::from_secs(60))
@@ -56,8 +56,8 @@ async fn measure(url: &str) -> Result<(), Error> {
         let (mut hands, mut sdks) = (Vec::new(), Vec::new());
         for round in 0..=ROUNDS {
             let (hand, ours) = match instances {
-                None => (is_authorized_by_hand(&by_hand, url).await?, is_authorized(&sdk).await?),
-                Some(()) => (list_by_hand(&by_hand, url).await?, list(&sdk).await?),
+                None => (is_authorized_with_reqwest(&http_client, url).await?, is_authorized(&sdk).await?),
+                Some(()) => (list_with_reqwest(&http_client, url).await?, list(&sdk).await?),
             };
             // The first round is a warm-up.
             if round > 0 {
@@ -83,13 +83,13 @@ async fn is_authorized(client: &Client) -> Result<f64, Error> {
     Ok(per_call(before))
 }
 
-async fn is_authorized_by_hand(client: &reqwest::Client, url: &str) -> Result<f64, Error> {
+async fn is_authorized_with_reqwest(client: &reqwest::Client, url: &str) -> Result<f64, Error> {
     let before = cpu();
     for _ in 0..CALLS {
         let url = format!("{url}/user-svc/permission/{}/is-authorized", "skeleton-svc%3Athing%3Aview");
         let body = serde_json::to_vec(&IsAuthorizedRequest::default())?;
         let request = client.post(url).header(CONTENT_TYPE, "application/json").body(body);
-        let answer = send_by_hand(request).await?;
+        let answer = send_with_reqwest(request).await?;
         assert!(serde_json::from_slice::<IsAuthorizedResponse>(&answer)?.authorized);
     }
     Ok(per_call(before))
@@ -105,17 +105,17 @@ async fn list(client: &Client) -> Result<f64, Error> {
     Ok(per_call(before))
 }
 
-async fn list_by_hand(client: &reqwest::Client, url: &str) -> Result<f64, Error> {
+async fn list_with_reqwest(client: &reqwest::Client, url: &str) -> Result<f64, Error> {
     let before = cpu();
     for _ in 0..CALLS {
-        let answer = send_by_hand(client.get(format!("{url}/registry-svc/instances?slug=skeleton-svc"))).await?;
+        let answer = send_with_reqwest(client.get(format!("{url}/registry-svc/instances?slug=skeleton-svc"))).await?;
         assert_eq!(serde_json::from_slice::<ListInstancesResponse>(&answer)?.instances.len(), 20);
     }
     Ok(per_call(before))
 }
 
 /// Sends the same headers as the SDK and checks the status.
-async fn send_by_hand(request: reqwest::RequestBuilder) -> Result<Vec<u8>, Error> {
+async fn send_with_reqwest(request: reqwest::RequestBuilder) -> Result<Vec<u8>, Error> {
     let token = HeaderValue::try_from(format!("Bearer {TOKEN}"))?;
     let request =
         request.header(AUTHORIZATION, token).header(ACCEPT, "application/json").header("openorch-extended", "1");
@@ -158,10 +158,10 @@ fn serve() -> Result<(), Error> {
     println!("http://{}", listener.local_addr()?);
     let instance = r#"{"id":"inst_lqYS1r2Egb","url":"http://127.0.0.1:43655","status":"Healthy","lastHeartbeat":"2026-11-25T09:41:00.920354Z","scheme":"http","host":"127.0.0.1","ip":"127.0.0.1","port":43655,"slug":"skeleton-svc"}"#;
     let list = format!(r#"{{"instances":[{}]}}"#, vec![instance; 20].join(","));
-    let whole = |body: &str| {
+    let response = |body: &str| {
         format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
     };
-    let (allowed, list) = (whole(ALLOWED), whole(&list));
+    let (allowed, list) = (response(ALLOWED), response(&list));
     for stream in listener.incoming() {
         let (mut stream, allowed, list) = (stream?, allowed.clone(), list.clone());
         stream.set_nodelay(true)?;

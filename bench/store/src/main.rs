@@ -24,7 +24,7 @@ fn main() {
     }
     // Only with the preloaded slow_flush.so; see `run`.
     if section == "slow-disk" {
-        writes::grouped(&mut table, "insert c32 / sequential, 2 ms flushes", 10.0);
+        writes::group_commit(&mut table, "insert c32 / sequential, 2 ms flushes", 10.0);
     }
     if wanted("postgres") {
         postgres::run(&mut table);
@@ -33,5 +33,5 @@ fn main() {
     if section == "scale" {
         scale::run(&mut table);
     }
-    print!("{}", table.text());
+    print!("{}", table.to_markdown());
 }

@@ -50,22 +50,22 @@ pub fn medians<const N: usize>(mut round: impl FnMut() -> [f64; N]) -> [f64; N] 
 }
 
 /// The limit of a result.
-pub enum Hold {
+pub enum Limit {
     AtLeast(f64),
     AtMost(f64),
     /// Informational only.
-    Nothing,
+    None,
 }
 
 #[derive(Default)]
 pub struct Table(Vec<[String; 4]>);
 
 impl Table {
-    pub fn line(&mut self, what: &str, measured: f64, hold: Hold, detail: String) {
+    pub fn add_row(&mut self, what: &str, measured: f64, hold: Limit, detail: String) {
         let (held, met) = match hold {
-            Hold::AtLeast(least) => (format!(">= {least}"), measured >= least),
-            Hold::AtMost(most) => (format!("<= {most}"), measured <= most),
-            Hold::Nothing => ("-".into(), true),
+            Limit::AtLeast(least) => (format!(">= {least}"), measured >= least),
+            Limit::AtMost(most) => (format!("<= {most}"), measured <= most),
+            Limit::None => ("-".into(), true),
         };
         let mark = if met { "" } else { " **missed**" };
         eprintln!("{what}: {measured:.2} ({held}){mark}  {detail}");
@@ -73,7 +73,7 @@ impl Table {
     }
 
     /// The table as Markdown.
-    pub fn text(&self) -> String {
+    pub fn to_markdown(&self) -> String {
         let mut text = String::from("| measurement | result | limit | detail |\n| --- | --- | --- | --- |\n");
         for row in &self.0 {
             text += &format!("| {} |\n", row.join(" | "));
@@ -83,14 +83,14 @@ impl Table {
 }
 
 /// A pseudorandom number generator with a fixed seed (SplitMix64).
-pub struct Numbers(pub u64);
+pub struct Rng(pub u64);
 
-impl Numbers {
-    pub fn below(&mut self, most: usize) -> usize {
+impl Rng {
+    pub fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) % most as u64) as usize
+        ((z ^ (z >> 31)) % bound as u64) as usize
     }
 }

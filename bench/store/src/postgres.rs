@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     data::{DOCS, batch, fill, id, runtime},
-    measure::{Cost, Hold, Numbers, Table, cost, medians},
+    measure::{Cost, Limit, Rng, Table, cost, medians},
 };
 
 const SCHEMA: &str = "openorch_bench";
@@ -52,7 +52,7 @@ fn pgbench(connection: &str, clients: usize, script: &str) -> f64 {
 }
 
 /// The cost of `work` on this number of concurrent tasks.
-fn shared<F>(runtime: &Runtime, tasks: usize, work: impl Fn(usize) -> F) -> Cost
+fn concurrent<F>(runtime: &Runtime, tasks: usize, work: impl Fn(usize) -> F) -> Cost
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -72,10 +72,10 @@ fn gets(runtime: &Runtime, store: &Arc<dyn Store>, connection: &str, table: &mut
         DOCUMENTS - 1
     );
     let ours = |tasks: usize| {
-        shared(runtime, tasks, |task| {
+        concurrent(runtime, tasks, |task| {
             let store = store.clone();
             async move {
-                let mut numbers = Numbers(task as u64);
+                let mut numbers = Rng(task as u64);
                 for _ in 0..GETS / tasks {
                     assert!(store.get(DOCS.name, &id(numbers.below(DOCUMENTS))).await.unwrap().is_some());
                 }
@@ -91,9 +91,9 @@ fn gets(runtime: &Runtime, store: &Arc<dyn Store>, connection: &str, table: &mut
             eight.micros(GETS),
         ]
     });
-    table.line("PostgreSQL get c1 / pgbench", alone, Hold::AtLeast(0.9), String::new());
-    table.line("PostgreSQL get c8 / pgbench", eight, Hold::AtLeast(0.9), String::new());
-    table.line("client CPU time per get from PostgreSQL, us", micros, Hold::AtMost(25.0), String::new());
+    table.add_row("PostgreSQL get c1 / pgbench", alone, Limit::AtLeast(0.9), String::new());
+    table.add_row("PostgreSQL get c8 / pgbench", eight, Limit::AtLeast(0.9), String::new());
+    table.add_row("client CPU time per get from PostgreSQL, us", micros, Limit::AtMost(25.0), String::new());
 }
 
 fn inserts(runtime: &Runtime, store: &Arc<dyn Store>, connection: &str, table: &mut Table) {
@@ -118,10 +118,10 @@ fn inserts(runtime: &Runtime, store: &Arc<dyn Store>, connection: &str, table: &
     );
     let plain = insert("1", "", "'\\x05'::bytea, f_value, id FROM d");
     let mut start = 1_000_000;
-    let [ratio, to_plain, rate] = medians(|| {
+    let [ratio, plain_ratio, rate] = medians(|| {
         let first = start;
         start += INSERTS;
-        let ours = shared(runtime, CLIENTS, |task| {
+        let ours = concurrent(runtime, CLIENTS, |task| {
             let store = store.clone();
             async move {
                 let each = INSERTS / CLIENTS;
@@ -133,7 +133,7 @@ fn inserts(runtime: &Runtime, store: &Arc<dyn Store>, connection: &str, table: &
         let ours = ours.rate(INSERTS);
         [ours / pgbench(connection, CLIENTS, &same), ours / pgbench(connection, CLIENTS, &plain), ours]
     });
-    table.line("PostgreSQL insert c32 / pgbench", ratio, Hold::AtLeast(0.9), format!("{rate:.0} inserts/s"));
+    table.add_row("PostgreSQL insert c32 / pgbench", ratio, Limit::AtLeast(0.9), format!("{rate:.0} inserts/s"));
     let what = "PostgreSQL insert c32 / pgbench without versions and conflicts";
-    table.line(what, to_plain, Hold::Nothing, String::new());
+    table.add_row(what, plain_ratio, Limit::None, String::new());
 }

@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     data::{COUNT, DOCS, GROUP, POPULAR, SELECTIVE, fill, group, id, open, runtime},
-    measure::{Cost, Hold, Numbers, Table, cost, medians},
+    measure::{Cost, Limit, Rng, Table, cost, medians},
     redb_peer,
 };
 
@@ -35,7 +35,7 @@ pub fn run(table: &mut Table) {
     finds(&bench, table);
     pages(&bench, table);
     intersects(&bench, table);
-    redb_peer::gets(table, |numbers| bench.alone(|store| gets_of(store, numbers)), GETS);
+    redb_peer::gets(table, |numbers| bench.sequential(|store| gets_of(store, numbers)), GETS);
 }
 
 /// A connection with the settings of the store's reader connections.
@@ -47,7 +47,7 @@ pub fn raw(database: &Path) -> Connection {
 }
 
 fn numbers(seed: u64, count: usize) -> Vec<usize> {
-    let mut numbers = Numbers(seed);
+    let mut numbers = Rng(seed);
     (0..count).map(|_| numbers.below(COUNT)).collect()
 }
 
@@ -66,12 +66,12 @@ async fn finds_of(store: Arc<dyn Store>, numbers: Vec<usize>) {
 
 impl Bench {
     /// The cost of sequential work on the current thread.
-    fn alone<F: Future<Output = ()>>(&self, work: impl FnOnce(Arc<dyn Store>) -> F) -> Cost {
+    fn sequential<F: Future<Output = ()>>(&self, work: impl FnOnce(Arc<dyn Store>) -> F) -> Cost {
         cost(|| self.runtime.block_on(work(self.store.clone())))
     }
 
     /// The cost of the same work split over concurrent tasks.
-    fn shared<F>(&self, numbers: &[usize], work: impl Fn(Arc<dyn Store>, Vec<usize>) -> F) -> Cost
+    fn concurrent<F>(&self, numbers: &[usize], work: impl Fn(Arc<dyn Store>, Vec<usize>) -> F) -> Cost
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -109,14 +109,14 @@ fn gets(bench: &Bench, table: &mut Table) {
         let numbers = numbers(seed, GETS);
         let sql = "SELECT id, ver, doc FROM c_benchSvcDocs WHERE id = ?";
         let raw = bench.raw_rows(sql, GETS, |time| vec![id(numbers[time]).into()]);
-        let alone = bench.alone(|store| gets_of(store, numbers.clone()));
-        let shared = bench.shared(&numbers, gets_of);
+        let alone = bench.sequential(|store| gets_of(store, numbers.clone()));
+        let shared = bench.concurrent(&numbers, gets_of);
         let rate = |cost: &Cost| cost.rate(GETS) / raw.rate(GETS);
         [rate(&alone), rate(&shared), shared.micros(GETS) / raw.micros(GETS), shared.micros(GETS)]
     });
-    table.line("get c1 / raw", alone, Hold::AtLeast(0.6), String::new());
-    table.line("get c32 / raw, one thread", shared, Hold::AtLeast(1.0), String::new());
-    table.line("get CPU c32 / raw", cpu, Hold::AtMost(2.0), format!("{micros:.1} us"));
+    table.add_row("get c1 / raw", alone, Limit::AtLeast(0.6), String::new());
+    table.add_row("get c32 / raw, one thread", shared, Limit::AtLeast(1.0), String::new());
+    table.add_row("get CPU c32 / raw", cpu, Limit::AtMost(2.0), format!("{micros:.1} us"));
 }
 
 fn finds(bench: &Bench, table: &mut Table) {
@@ -131,12 +131,12 @@ fn finds(bench: &Bench, table: &mut Table) {
         let keys: Vec<Vec<u8>> = numbers.iter().map(|number| key(*number)).collect();
         let sql = "SELECT id, ver, doc FROM c_benchSvcDocs WHERE f_group = ? ORDER BY id";
         let raw = bench.raw_rows(sql, FINDS, |time| vec![keys[time].clone().into()]);
-        let alone = bench.alone(|store| finds_of(store, numbers.clone()));
-        let shared = bench.shared(&numbers, finds_of);
+        let alone = bench.sequential(|store| finds_of(store, numbers.clone()));
+        let shared = bench.concurrent(&numbers, finds_of);
         [alone.rate(FINDS) / raw.rate(FINDS), shared.rate(FINDS) / raw.rate(FINDS)]
     });
-    table.line("20 by equality c1 / raw", alone, Hold::AtLeast(0.4), String::new());
-    table.line("20 by equality c32 / raw, one thread", shared, Hold::AtLeast(1.0), String::new());
+    table.add_row("20 by equality c1 / raw", alone, Limit::AtLeast(0.4), String::new());
+    table.add_row("20 by equality c32 / raw, one thread", shared, Limit::AtLeast(1.0), String::new());
 }
 
 /// A query for a page of fifty documents by `value`, after a cursor.
@@ -160,7 +160,7 @@ fn pages(bench: &Bench, table: &mut Table) {
             })
             .collect();
         let raw = bench.raw_rows(sql, PAGES, |time| vec![starts[time].0.clone().into(), starts[time].1.clone().into()]);
-        let ours = bench.alone(|store| async move {
+        let ours = bench.sequential(|store| async move {
             let mut last = None;
             for _ in 0..PAGES {
                 last = store.find(DOCS.name, &page(last.as_ref())).await.unwrap().next;
@@ -168,7 +168,7 @@ fn pages(bench: &Bench, table: &mut Table) {
         });
         [ours.rate(PAGES) / raw.rate(PAGES), ours.wall.as_secs_f64() * 1e6 / PAGES as f64]
     });
-    table.line("page of 50 / raw", ratio, Hold::AtLeast(0.5), format!("{micros:.0} us"));
+    table.add_row("page of 50 / raw", ratio, Limit::AtLeast(0.5), format!("{micros:.0} us"));
 }
 
 fn readable(account: &str) -> Query {
@@ -200,7 +200,7 @@ fn intersects(bench: &Bench, table: &mut Table) {
     );
     let ours = |account: &str, times: usize| {
         let query = readable(account);
-        bench.alone(|store| async move {
+        bench.sequential(|store| async move {
             for _ in 0..times {
                 assert_eq!(store.find(DOCS.name, &query).await.unwrap().rows.len(), 50);
             }
@@ -220,8 +220,8 @@ fn intersects(bench: &Bench, table: &mut Table) {
             scanned.micros(3) / ours_few.micros(TIMES),
         ]
     });
-    table.line("intersects, few documents / raw", selective, Hold::AtLeast(0.4), String::new());
-    table.line("intersects, many documents / raw", popular, Hold::AtLeast(0.4), String::new());
-    table.line("intersects, many / few", against, Hold::AtMost(2.0), "time".into());
-    table.line("CPU of a scan by json_each / intersects", scans, Hold::AtLeast(100.0), String::new());
+    table.add_row("intersects, few documents / raw", selective, Limit::AtLeast(0.4), String::new());
+    table.add_row("intersects, many documents / raw", popular, Limit::AtLeast(0.4), String::new());
+    table.add_row("intersects, many / few", against, Limit::AtMost(2.0), "time".into());
+    table.add_row("CPU of a scan by json_each / intersects", scans, Limit::AtLeast(100.0), String::new());
 }

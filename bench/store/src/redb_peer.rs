@@ -5,7 +5,7 @@ use tempfile::tempdir;
 
 use crate::{
     data::{COUNT, body, id},
-    measure::{Cost, Hold, Numbers, Table, cost, medians},
+    measure::{Cost, Limit, Rng, Table, cost, medians},
 };
 
 const DOCS: TableDefinition<'_, &str, &str> = TableDefinition::new("docs");
@@ -30,7 +30,7 @@ pub fn gets(table: &mut Table, ours: impl Fn(Vec<usize>) -> Cost, times: usize) 
     let mut seed = 500;
     let [ratio] = medians(|| {
         seed += 1;
-        let mut numbers = Numbers(seed);
+        let mut numbers = Rng(seed);
         let numbers: Vec<usize> = (0..times).map(|_| numbers.below(COUNT)).collect();
         let theirs = cost(|| {
             for number in &numbers {
@@ -41,7 +41,7 @@ pub fn gets(table: &mut Table, ours: impl Fn(Vec<usize>) -> Cost, times: usize) 
         });
         [ours(numbers).rate(times) / theirs.rate(times)]
     });
-    table.line("get c1 / redb", ratio, Hold::Nothing, "redb has no versions and no indexes".into());
+    table.add_row("get c1 / redb", ratio, Limit::None, "redb has no versions and no indexes".into());
 }
 
 /// Sequential inserts, each durable before the next.

@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     data::{DOCS, batch, fill, id, open, runtime},
-    measure::{Cost, Hold, Numbers, Table, cost, medians},
+    measure::{Cost, Limit, Rng, Table, cost, medians},
     redb_peer,
 };
 
@@ -27,7 +27,7 @@ const BATCHES: usize = 20;
 const PER_BATCH: usize = 1000;
 
 /// A new store with the collection.
-fn ours(runtime: &Runtime) -> (TempDir, Arc<dyn Store>) {
+fn new_store(runtime: &Runtime) -> (TempDir, Arc<dyn Store>) {
     let directory = tempdir().unwrap();
     let store = open(directory.path());
     fill(runtime, &store, 0, 1);
@@ -45,7 +45,7 @@ struct Raw {
 impl Raw {
     /// Reads the rows that the store wrote for the documents `1..=count`, so that the same bytes are written.
     fn new(runtime: &Runtime, count: usize) -> Raw {
-        let (from, store) = ours(runtime);
+        let (from, store) = new_store(runtime);
         runtime.block_on(async {
             for start in (1..=count).step_by(PER_BATCH) {
                 store.commit(batch(start..(start + PER_BATCH).min(count + 1))).await.unwrap();
@@ -62,7 +62,7 @@ impl Raw {
             .unwrap();
         let rows = read_rows(&source, &list);
         drop(source);
-        Raw { connection: emptied(from.path(), &list), _directory: from, rows, list }
+        Raw { connection: open_emptied(from.path(), &list), _directory: from, rows, list }
     }
 
     fn insert(&self, at: usize, number: usize) {
@@ -111,7 +111,7 @@ fn read_rows(source: &Connection, list: &str) -> Vec<(Vec<Value>, Vec<Vec<Value>
     all
 }
 
-fn emptied(directory: &Path, list: &str) -> Connection {
+fn open_emptied(directory: &Path, list: &str) -> Connection {
     let connection = Connection::open(directory.join("openorch.db")).unwrap();
     connection
         .execute_batch(&format!(
@@ -145,7 +145,7 @@ fn shared(runtime: &Runtime, store: &Arc<dyn Store>, start: usize, count: usize)
 
 pub fn run(table: &mut Table) {
     let runtime = runtime();
-    let (_directory, store) = ours(&runtime);
+    let (_directory, store) = new_store(&runtime);
     let raw = Raw::new(&runtime, PER_BATCH);
     let mut next = 10;
     let mut take = |count: usize| {
@@ -173,17 +173,17 @@ pub fn run(table: &mut Table) {
             mine.rate(ALONE) / redb_peer::inserts(ALONE).rate(ALONE),
         ]
     });
-    table.line("insert c1 / raw, sequential", alone, Hold::AtLeast(0.6), String::new());
-    table.line("batch of 1000 / raw", batches, Hold::AtLeast(0.85), String::new());
-    table.line("insert c1 / redb", redb, Hold::Nothing, String::new());
-    grouped(table, "insert c32 / sequential", 3.0);
+    table.add_row("insert c1 / raw, sequential", alone, Limit::AtLeast(0.6), String::new());
+    table.add_row("batch of 1000 / raw", batches, Limit::AtLeast(0.85), String::new());
+    table.add_row("insert c1 / redb", redb, Limit::None, String::new());
+    group_commit(table, "insert c32 / sequential", 3.0);
     mixed(table);
 }
 
 /// The effect of group commit: inserts by 32 concurrent tasks compared with sequential ones.
-pub fn grouped(table: &mut Table, what: &str, least: f64) {
+pub fn group_commit(table: &mut Table, what: &str, least: f64) {
     let runtime = runtime();
-    let (_directory, store) = ours(&runtime);
+    let (_directory, store) = new_store(&runtime);
     let raw = Raw::new(&runtime, PER_BATCH);
     let mut start = 10;
     let [ratio, rate] = medians(|| {
@@ -192,21 +192,21 @@ pub fn grouped(table: &mut Table, what: &str, least: f64) {
         start += SHARED;
         [together.rate(SHARED) / alone.rate(ALONE / 5), together.rate(SHARED)]
     });
-    table.line(what, ratio, Hold::AtLeast(least), format!("{rate:.0} inserts/s"));
+    table.add_row(what, ratio, Limit::AtLeast(least), format!("{rate:.0} inserts/s"));
 }
 
 /// 28 tasks that read and 4 that insert, for some seconds.
 fn mixed(table: &mut Table) {
-    const FOR: Duration = Duration::from_secs(3);
+    const MIXED_DURATION: Duration = Duration::from_secs(3);
     let runtime = runtime();
-    let (_directory, store) = ours(&runtime);
+    let (_directory, store) = new_store(&runtime);
     fill(&runtime, &store, 1, 20_000);
     let (gets, inserts, is_over) =
         (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     for task in 0..28 {
         let (store, gets, is_over) = (store.clone(), gets.clone(), is_over.clone());
         runtime.spawn(async move {
-            let mut numbers = Numbers(task);
+            let mut numbers = Rng(task);
             while !is_over.load(Relaxed) {
                 store.get(DOCS.name, &id(numbers.below(20_000))).await.unwrap();
                 gets.fetch_add(1, Relaxed);
@@ -226,9 +226,9 @@ fn mixed(table: &mut Table) {
             }
         });
     }
-    runtime.block_on(async { tokio::time::sleep(FOR).await });
+    runtime.block_on(async { tokio::time::sleep(MIXED_DURATION).await });
     is_over.store(true, Relaxed);
-    let rate = |count: &AtomicUsize| count.load(Relaxed) as f64 / FOR.as_secs_f64();
+    let rate = |count: &AtomicUsize| count.load(Relaxed) as f64 / MIXED_DURATION.as_secs_f64();
     let detail = format!("{:.0} concurrent gets/s", rate(&gets));
-    table.line("inserts per second with 28 concurrent readers", rate(&inserts), Hold::AtLeast(100.0), detail);
+    table.add_row("inserts per second with 28 concurrent readers", rate(&inserts), Limit::AtLeast(100.0), detail);
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use openorch_api::{
-    Parts, Row, Time,
+    Operation, RequestParts, Time,
     audit::{AuditEntry, AuditOutcome},
     error::access,
     role,
@@ -21,7 +21,7 @@ use serde::Serialize;
 use super::{Audit, lock, target::Target};
 use crate::{
     Caller, Error,
-    repeat::{self, Keyed},
+    idempotency::{self, IdempotentCall},
 };
 
 /// The audit record of a call. Empty for calls that are not audited and for background tasks: their writes have no entry and
@@ -33,32 +33,32 @@ pub struct CallAudit(Option<Arc<Call>>);
 #[derive(Default)]
 struct Call {
     entry: Mutex<AuditEntry>,
-    is_written: AtomicBool,
+    has_entry: AtomicBool,
     /// At least a part of its change was committed.
     has_changed: AtomicBool,
     /// It is recorded even if it changed nothing.
-    is_told_anyway: AtomicBool,
+    records_unchanged: AtomicBool,
     /// The preconditions of its writes, besides the existence of its account.
-    standing: Mutex<Standing>,
+    caller_guards: Mutex<CallerGuards>,
     /// The precondition that failed when a write was rejected.
-    lost: Mutex<Option<Lost>>,
+    failed_guard: Mutex<Option<FailedGuard>>,
     /// Set if its answer is stored with its change.
-    keyed: Mutex<Option<Arc<Keyed>>>,
+    keyed: Mutex<Option<Arc<IdempotentCall>>>,
 }
 
 /// The caller's authorization as guards of the call's writes: it may be revoked while the call is in progress.
 #[derive(Clone, Default)]
-struct Standing {
+struct CallerGuards {
     /// See [`Identity::session_guards`](crate::Identity::session_guards).
     session: Vec<Guard>,
     /// See [`Identity::permission_guards`](crate::Identity::permission_guards); handlers may add more.
-    right: Vec<Guard>,
+    permission: Vec<Guard>,
 }
 
 #[derive(Clone, Copy)]
-enum Lost {
+enum FailedGuard {
     Session,
-    Right,
+    Permission,
     /// Another call with the same idempotency key was committed.
     Key,
 }
@@ -70,7 +70,7 @@ impl CallAudit {
     /// The record of a call, empty unless the operation is audited. `path`: the values of the path parameters, which are
     /// known even if the call is refused before its body is read. `parent`: the operation that makes the call in process.
     pub(crate) fn new(
-        row: &Row,
+        row: &Operation,
         path: &[String],
         client: IpAddr,
         request_id: &str,
@@ -93,32 +93,32 @@ impl CallAudit {
     }
 
     /// Replaces an error whose cause is a failed precondition by one that explains it.
-    pub(crate) fn blame(&self, error: Error) -> Error {
+    pub(crate) fn explain(&self, error: Error) -> Error {
         let Some(call) = &self.0 else { return error };
-        let Some(lost) = *lock(&call.lost) else { return error };
+        let Some(lost) = *lock(&call.failed_guard) else { return error };
         let left = match call.has_changed.load(Ordering::Relaxed) {
             true => "changes committed before that remain, the rest was not done",
             false => "nothing was changed",
         };
-        let told = match lost {
-            Lost::Session => Error::new(
+        let explained = match lost {
+            FailedGuard::Session => Error::new(
                 &access::LOST_MEANWHILE,
                 format!(
                     "the session of this token ended, or its account lost the role `{}`, while the call was in progress: {left}",
                     role::ADMIN
                 ),
             ),
-            Lost::Right => Error::new(
+            FailedGuard::Permission => Error::new(
                 &access::RIGHT_LOST_MEANWHILE,
                 format!("the account lost the permission for this call while it was in progress: {left}"),
             ),
-            Lost::Key => repeat::in_flight(),
+            FailedGuard::Key => idempotency::in_flight_error(),
         };
-        told.because(error)
+        explained.with_cause(error)
     }
 
     /// Sets the calling account; `via_service` is the service that calls with a delegated token.
-    pub fn tell_actor(&self, user_id: &str, slug: &str, via_service: Option<&str>) {
+    pub fn set_actor(&self, user_id: &str, slug: &str, via_service: Option<&str>) {
         let Some(call) = &self.0 else { return };
         let mut entry = lock(&call.entry);
         entry.actor_id = user_id.to_owned();
@@ -127,16 +127,16 @@ impl CallAudit {
     }
 
     /// Sets the caller and the guards on its session.
-    pub(crate) fn tell_caller(&self, caller: &Caller, standing: impl FnOnce() -> Vec<Guard>) {
+    pub(crate) fn set_caller(&self, caller: &Caller, standing: impl FnOnce() -> Vec<Guard>) {
         let Some(call) = &self.0 else { return };
-        self.tell_actor(&caller.user_id, &caller.slug, caller.audience.as_deref());
-        *lock(&call.standing) = Standing { session: standing(), right: Vec::new() };
+        self.set_actor(&caller.user_id, &caller.slug, caller.audience.as_deref());
+        *lock(&call.caller_guards) = CallerGuards { session: standing(), permission: Vec::new() };
     }
 
     /// Adds guards to the call's writes, on which the caller's permission depends.
-    pub fn require_right(&self, guards: impl IntoIterator<Item = Guard>) {
+    pub fn require_permission_guards(&self, guards: impl IntoIterator<Item = Guard>) {
         let Some(call) = &self.0 else { return };
-        let right = &mut lock(&call.standing).right;
+        let right = &mut lock(&call.caller_guards).permission;
         for guard in guards {
             if !right.contains(&guard) {
                 right.push(guard);
@@ -145,7 +145,7 @@ impl CallAudit {
     }
 
     /// Sets the id of what the call creates as the target, if the input named none.
-    pub fn tell_made(&self, id: &str) {
+    pub fn set_created(&self, id: &str) {
         let Some(call) = &self.0 else { return };
         let is_named = !lock(&call.entry).target.is_empty();
         if !is_named {
@@ -154,21 +154,21 @@ impl CallAudit {
     }
 
     /// Records the call even if it changes nothing, such as a sign-in that reuses its session.
-    pub fn tell_anyway(&self) {
+    pub fn record_unchanged(&self) {
         if let Some(call) = &self.0 {
-            call.is_told_anyway.store(true, Ordering::Relaxed);
+            call.records_unchanged.store(true, Ordering::Relaxed);
         }
     }
 
     /// Sets the target: the path parameters, and the fields of the body that the operation declares.
-    pub(crate) fn tell_target(&self, row: &Row, parts: &Parts) {
+    pub(crate) fn set_target(&self, row: &Operation, parts: &RequestParts) {
         if let Some(call) = &self.0 {
             call.set_target(Target::of_call(row, parts));
         }
     }
 
     /// Stores the answer with the change.
-    pub(crate) fn keep_answer(&self, keyed: Arc<Keyed>) {
+    pub(crate) fn keep_answer(&self, keyed: Arc<IdempotentCall>) {
         if let Some(call) = &self.0 {
             *lock(&call.keyed) = Some(keyed);
         }
@@ -176,9 +176,9 @@ impl CallAudit {
 
     /// Sets the answer that a repeat of the call receives. Operations with [`Repeat::Keyed`](openorch_api::Repeat::Keyed)
     /// must call it before they commit their change.
-    pub fn tell_answer(&self, answer: &impl Serialize) -> crate::Result<()> {
+    pub fn set_answer(&self, answer: &impl Serialize) -> crate::Result<()> {
         match self.0.as_ref().and_then(|call| lock(&call.keyed).clone()) {
-            Some(keyed) => keyed.tell_answer(answer),
+            Some(keyed) => keyed.set_answer(answer),
             None => Ok(()),
         }
     }
@@ -200,18 +200,18 @@ impl Audit {
             return;
         }
         let entry = self.entry_of(call, AuditOutcome::Refused, error.code.status);
-        lock(&self.gathered).add(entry, || self.ids.next("aud"));
+        lock(&self.aggregated).add(entry, || self.ids.next("aud"));
     }
 
     /// Records a successful sign-in that changed nothing because it reused its session. Other calls that changed nothing are
     /// not recorded.
     pub(crate) async fn succeeded(&self, call: &CallAudit) {
         let Some(call) = &call.0 else { return };
-        if call.is_written.load(Ordering::Relaxed) || !call.is_told_anyway.load(Ordering::Relaxed) {
+        if call.has_entry.load(Ordering::Relaxed) || !call.records_unchanged.load(Ordering::Relaxed) {
             return;
         }
         let entry = self.entry_of(call, AuditOutcome::Done, 200);
-        let first = lock(&self.gathered).add(entry, || self.ids.next("aud"));
+        let first = lock(&self.aggregated).add(entry, || self.ids.next("aud"));
         let Some(first) = first else { return };
         let operation = first.entry.operation.clone();
         // The call has succeeded, and an admin must be able to sign in while the disk is full.
@@ -226,8 +226,8 @@ impl Audit {
     pub async fn commit(&self, call: &CallAudit, batch: Batch) -> Result<Committed> {
         let changes = batch.0.iter().any(|write| !matches!(write, Write::Require(_)));
         let Some(call) = call.0.as_ref().filter(|_| changes) else { return self.store.commit(batch).await };
-        if !call.is_written.load(Ordering::Relaxed) {
-            return self.commit_as(call, batch, true).await;
+        if !call.has_entry.load(Ordering::Relaxed) {
+            return self.commit_guarded(call, batch, true).await;
         }
         let keyed = lock(&call.keyed).as_ref().map(|keyed| keyed.operation());
         match keyed {
@@ -235,29 +235,29 @@ impl Audit {
             Some(operation) => {
                 Err(StoreError::Internal(format!("`{operation}` commits twice, and its repeats are keyed")))
             }
-            None => self.commit_as(call, batch, false).await,
+            None => self.commit_guarded(call, batch, false).await,
         }
     }
 
     /// Commits a part of a call's change before the batch that has the audit entry. The batch has the caller's guards.
     pub async fn commit_part(&self, call: &CallAudit, batch: Batch) -> Result<Committed> {
         match &call.0 {
-            Some(call) => self.commit_as(call, batch, false).await,
+            Some(call) => self.commit_guarded(call, batch, false).await,
             None => self.store.commit(batch).await,
         }
     }
 
-    async fn commit_as(&self, call: &Call, mut batch: Batch, with_entry: bool) -> Result<Committed> {
+    async fn commit_guarded(&self, call: &Call, mut batch: Batch, with_entry: bool) -> Result<Committed> {
         let steps = batch.0.len();
         let actor = lock(&call.entry).actor_id.clone();
         // The account must not have been deleted meanwhile, unless this batch creates it (a registration).
-        let mut standing = lock(&call.standing).clone();
-        if !actor.is_empty() && !self.makes(&batch, &actor) {
+        let mut standing = lock(&call.caller_guards).clone();
+        if !actor.is_empty() && !self.creates_account(&batch, &actor) {
             standing.session.push(Guard::Exists { collection: self.accounts, id: actor });
         }
         let keyed = lock(&call.keyed).clone().filter(|_| with_entry);
         // The guards come first, so that a call may delete its own session or permission.
-        let guards: Vec<Guard> = (standing.session.iter().chain(&standing.right).cloned())
+        let guards: Vec<Guard> = (standing.session.iter().chain(&standing.permission).cloned())
             .chain(keyed.iter().map(|keyed| keyed.guard()))
             .collect();
         let count = guards.len();
@@ -271,8 +271,8 @@ impl Audit {
         }
         let mut committed = match self.store.commit(batch).await {
             Err(error @ StoreError::Conflict(_)) => {
-                let lost = self.what_was_lost(&standing, keyed.as_deref()).await?;
-                *lock(&call.lost) = lost;
+                let lost = self.find_failed_guard(&standing, keyed.as_deref()).await?;
+                *lock(&call.failed_guard) = lost;
                 return Err(match lost {
                     None => error,
                     Some(_) => StoreError::Invalid(format!("the caller lost what let it in: {}", error.sentence())),
@@ -280,13 +280,13 @@ impl Audit {
             }
             outcome => outcome?,
         };
-        self.counted(u64::from(with_entry));
+        self.add_to_count(u64::from(with_entry));
         if let Some(keyed) = &keyed {
-            keyed.written();
+            keyed.on_committed();
         }
-        committed.touched.drain(..count);
-        committed.touched.truncate(steps);
-        call.is_written.fetch_or(with_entry, Ordering::Relaxed);
+        committed.rows_affected.drain(..count);
+        committed.rows_affected.truncate(steps);
+        call.has_entry.fetch_or(with_entry, Ordering::Relaxed);
         call.has_changed.store(true, Ordering::Relaxed);
         Ok(committed)
     }
@@ -295,26 +295,30 @@ impl Audit {
         AuditEntry { at: Time(self.clock.now()), outcome, status, ..lock(&call.entry).clone() }
     }
 
-    async fn what_was_lost(&self, standing: &Standing, keyed: Option<&Keyed>) -> Result<Option<Lost>> {
-        if !self.hold(&standing.session).await? {
-            return Ok(Some(Lost::Session));
+    async fn find_failed_guard(
+        &self,
+        standing: &CallerGuards,
+        keyed: Option<&IdempotentCall>,
+    ) -> Result<Option<FailedGuard>> {
+        if !self.all_hold(&standing.session).await? {
+            return Ok(Some(FailedGuard::Session));
         }
-        if !self.hold(&standing.right).await? {
-            return Ok(Some(Lost::Right));
+        if !self.all_hold(&standing.permission).await? {
+            return Ok(Some(FailedGuard::Permission));
         }
         Ok(match keyed {
-            Some(keyed) if keyed.is_known().await? => Some(Lost::Key),
+            Some(keyed) if keyed.is_stored().await? => Some(FailedGuard::Key),
             _ => None,
         })
     }
 
     /// Whether the batch creates this account.
-    fn makes(&self, batch: &Batch, account: &str) -> bool {
+    fn creates_account(&self, batch: &Batch, account: &str) -> bool {
         let is_of = |write: &Write| matches!(write, Write::Create { collection, id, .. } if *collection == self.accounts && id == account);
         batch.0.iter().any(is_of)
     }
 
-    async fn hold(&self, guards: &[Guard]) -> Result<bool> {
+    async fn all_hold(&self, guards: &[Guard]) -> Result<bool> {
         for guard in guards {
             let holds = match guard {
                 Guard::Exists { collection, id } => self.store.get(collection, id).await?.is_some(),

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use openorch_api::{Parts, Row, SERVICES, text::without_hidden};
+use openorch_api::{Operation, RequestParts, SERVICES, text::without_hidden};
 use serde_json::Value;
 
 /// Longer than any path parameter, so that each can be searched for, and within the limit of an index key.
@@ -21,10 +21,10 @@ impl Target {
         Target::of(path.into_iter().map(|name| vec![name]).collect())
     }
 
-    pub fn of_call(row: &Row, parts: &Parts) -> Target {
+    pub fn of_call(row: &Operation, parts: &RequestParts) -> Target {
         let mut groups: Vec<Vec<&str>> = parts.path.iter().map(|name| vec![name.as_str()]).collect();
         if let Some(body) = &parts.body {
-            let mut named = groups_of(row.target, body);
+            let mut named = group_names(row.audit_targets, body);
             // Groups with built-in roles or permissions come first, with the accounts that receive them.
             named.sort_by_key(|group| !group.iter().any(|name| is_built_in(name)));
             groups.append(&mut named);
@@ -72,7 +72,7 @@ fn quoted(name: &str) -> String {
 }
 
 /// The strings at these pointers, grouped by list element.
-fn groups_of<'a>(pointers: &[&str], body: &'a Value) -> Vec<Vec<&'a str>> {
+fn group_names<'a>(pointers: &[&str], body: &'a Value) -> Vec<Vec<&'a str>> {
     let mut groups = Vec::new();
     let mut lists: Vec<(&str, Vec<&str>)> = Vec::new();
     for pointer in pointers {
@@ -116,13 +116,13 @@ mod tests {
 
     use super::*;
 
-    static ROW: Row = Row {
-        target: &["/slug", "/enrolls/*/userId", "/enrolls/*/contactId", "/enrolls/*/role", "/ids/*"],
-        ..openorch_api::op::TEMPLATE
+    static ROW: Operation = Operation {
+        audit_targets: &["/slug", "/enrolls/*/userId", "/enrolls/*/contactId", "/enrolls/*/role", "/ids/*"],
+        ..openorch_api::op::DEFAULT
     };
 
     fn target(body: Value) -> Target {
-        Target::of_call(&ROW, &Parts { path: vec!["id".into()], query: Vec::new(), body: Some(body) })
+        Target::of_call(&ROW, &RequestParts { path: vec!["id".into()], query: Vec::new(), body: Some(body) })
     }
 
     #[test]

@@ -17,11 +17,11 @@ const OVERHEAD: usize = 64;
 
 pub struct Queue {
     max_bytes: usize,
-    waiting: Mutex<Waiting>,
+    state: Mutex<QueueState>,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct QueueState {
     /// Encoded once for all subscribers.
     events: VecDeque<Bytes>,
     /// Total size of the events, including overhead.
@@ -33,7 +33,7 @@ struct Waiting {
 
 impl Queue {
     pub fn new(max_bytes: usize) -> Queue {
-        Queue { max_bytes, waiting: Mutex::default() }
+        Queue { max_bytes, state: Mutex::default() }
     }
 
     pub fn max_bytes(&self) -> usize {
@@ -84,12 +84,12 @@ impl Queue {
         self.lock().take_up_to(usize::MAX)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Waiting {
+impl QueueState {
     fn is_empty(&self) -> bool {
         self.events.is_empty() && self.missed == 0
     }
@@ -100,17 +100,17 @@ impl Waiting {
         Some(event)
     }
 
-    fn take_up_to(&mut self, most: usize) -> BytesMut {
+    fn take_up_to(&mut self, max_bytes: usize) -> BytesMut {
         let mut piece = BytesMut::new();
         let missed = MissedEvents { count: std::mem::take(&mut self.missed) };
         if missed.count > 0
             // Encoding a number as JSON cannot fail.
-            && let Ok(told) = encode(&missed)
+            && let Ok(encoded) = encode(&missed)
         {
-            piece.extend_from_slice(&told);
+            piece.extend_from_slice(&encoded);
         }
         while let Some(next) = self.events.front()
-            && (piece.is_empty() || piece.len() + next.len() <= most)
+            && (piece.is_empty() || piece.len() + next.len() <= max_bytes)
             && let Some(event) = self.take()
         {
             piece.extend_from_slice(&event);

@@ -14,13 +14,13 @@ fn seen(path: &str) -> RequestSeen {
     RequestSeen { path: path.into(), ..RequestSeen::default() }
 }
 
-fn asker(last: u8) -> Asker {
-    Asker::Address(Ipv4Addr::new(192, 0, 2, last).into())
+fn requester(last: u8) -> Requester {
+    Requester::Address(Ipv4Addr::new(192, 0, 2, last).into())
 }
 
 /// The pieces that are ready, and whether the stream has ended.
 fn poll_all(events: &mut EncodedBody) -> (String, bool) {
-    let EncodedBody::Awaited { pieces, .. } = events else { panic!("a stream") };
+    let EncodedBody::Stream { pieces, .. } = events else { panic!("a stream") };
     let mut text = String::new();
     loop {
         match pieces(&mut Context::from_waker(Waker::noop())) {
@@ -31,8 +31,8 @@ fn poll_all(events: &mut EncodedBody) -> (String, bool) {
     }
 }
 
-fn follow(topic: &Arc<Topic<RequestSeen>>, streams: &Arc<Streams>) -> EncodedBody {
-    let place = streams.enter(asker(1)).unwrap();
+fn follow(topic: &Arc<Topic<RequestSeen>>, streams: &Arc<EventStreams>) -> EncodedBody {
+    let place = streams.acquire(requester(1)).unwrap();
     topic.subscribe(|_| true).into_events(place).encode().unwrap().unwrap().body
 }
 
@@ -54,7 +54,7 @@ fn read(text: &str) -> (Vec<String>, u64) {
 
 #[tokio::test]
 async fn one_who_does_not_read_holds_a_bounded_number_of_bytes_and_is_told_how_many_were_missed() {
-    let (topic, streams) = (Topic::new(4 << 10), Arc::<Streams>::default());
+    let (topic, streams) = (Topic::new(4 << 10), Arc::<EventStreams>::default());
     let mut slow = follow(&topic, &streams);
     assert_eq!(poll_all(&mut slow), (":\n\n".into(), false), "the stream is confirmed at once");
     for n in 0..1000 {
@@ -76,7 +76,7 @@ async fn one_who_does_not_read_holds_a_bounded_number_of_bytes_and_is_told_how_m
 
 #[tokio::test]
 async fn a_drain_ends_streams_with_what_waits_and_the_time_to_connect_again_and_lets_none_begin() {
-    let (topic, streams) = (Topic::new(64 << 10), Arc::<Streams>::default());
+    let (topic, streams) = (Topic::new(64 << 10), Arc::<EventStreams>::default());
     let mut open = follow(&topic, &streams);
     poll_all(&mut open);
     topic.publish(&seen("/last"));
@@ -84,12 +84,12 @@ async fn a_drain_ends_streams_with_what_waits_and_the_time_to_connect_again_and_
     let (text, has_ended) = poll_all(&mut open);
     assert!(has_ended && text.ends_with("retry: 1000\n\n"), "{text}");
     assert_eq!(read(&text).0, ["/last"]);
-    assert_eq!(streams.enter(asker(1)).err().unwrap().code, &platform::STOPPING);
+    assert_eq!(streams.acquire(requester(1)).err().unwrap().code, &platform::STOPPING);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_on_which_nothing_happens_says_that_it_stands() {
-    let (topic, streams) = (Topic::new(64 << 10), Arc::<Streams>::default());
+    let (topic, streams) = (Topic::new(64 << 10), Arc::<EventStreams>::default());
     let mut idle = follow(&topic, &streams);
     poll_all(&mut idle);
     tokio::time::advance(Duration::from_secs(14)).await;
@@ -105,8 +105,8 @@ async fn a_stream_on_which_nothing_happens_says_that_it_stands() {
 #[tokio::test]
 async fn streams_are_bounded_for_each_and_for_all_and_free_their_places() {
     let settings = EventSettings { max_streams_per_account: 2, max_streams: 3, ..EventSettings::default() };
-    let streams = Arc::new(Streams::new(settings));
-    let enter = |last| streams.enter(asker(last));
+    let streams = Arc::new(EventStreams::new(settings));
+    let enter = |last| streams.acquire(requester(last));
     let refused = |last| enter(last).err().map(|error| (error.code, error.message.into_owned())).unwrap();
     let (first, _second) = (enter(1).unwrap(), enter(1).unwrap());
     let (code, sentence) = refused(1);
@@ -120,12 +120,12 @@ async fn streams_are_bounded_for_each_and_for_all_and_free_their_places() {
     assert_eq!(streams.lock().len(), 2, "requesters without a stream have no entry");
 
     let topic = Topic::new(1 << 10);
-    assert!(!topic.is_followed());
+    assert!(!topic.has_subscribers());
     let following = topic.subscribe(|seen: &RequestSeen| seen.path == "/wanted");
-    assert!(topic.is_followed());
+    assert!(topic.has_subscribers());
     topic.publish(&seen("/other"));
     topic.publish(&seen("/wanted"));
     assert_eq!(read(std::str::from_utf8(&following.take_all()).unwrap()).0, ["/wanted"]);
     drop(following);
-    assert!(!topic.is_followed());
+    assert!(!topic.has_subscribers());
 }

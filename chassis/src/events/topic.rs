@@ -16,13 +16,13 @@ use super::queue::Queue;
 /// Publishes events of one kind to subscribers. Events without a subscriber are discarded.
 pub struct Topic<E> {
     max_queue_bytes: usize,
-    followers: RwLock<Vec<Follower<E>>>,
+    subscribers: RwLock<Vec<Subscriber<E>>>,
     /// The number of subscribers, readable without the lock.
     count: AtomicUsize,
 }
 
-struct Follower<E> {
-    wants: Box<dyn Fn(&E) -> bool + Send + Sync>,
+struct Subscriber<E> {
+    accepts: Box<dyn Fn(&E) -> bool + Send + Sync>,
     queue: Arc<Queue>,
 }
 
@@ -35,18 +35,18 @@ pub struct Subscription<E: Event> {
 impl<E: Event> Topic<E> {
     /// `max_queue_bytes`: maximum bytes of the queue of a subscriber.
     pub fn new(max_queue_bytes: usize) -> Arc<Topic<E>> {
-        Arc::new(Topic { max_queue_bytes, followers: RwLock::default(), count: AtomicUsize::new(0) })
+        Arc::new(Topic { max_queue_bytes, subscribers: RwLock::default(), count: AtomicUsize::new(0) })
     }
 
     /// Whether there are subscribers. A single atomic load, for publishers to check before they create an event.
-    pub fn is_followed(&self) -> bool {
+    pub fn has_subscribers(&self) -> bool {
         self.count.load(Relaxed) > 0
     }
 
     /// Queues an event for the subscribers whose filters accept it. Never blocks on them.
     pub fn publish(&self, event: &E) {
         let mut encoded: Option<Bytes> = None;
-        for follower in self.read().iter().filter(|follower| (follower.wants)(event)) {
+        for follower in self.read().iter().filter(|follower| (follower.accepts)(event)) {
             let bytes = match &encoded {
                 Some(bytes) => bytes.clone(),
                 // An event that cannot be encoded is logged and discarded.
@@ -63,17 +63,17 @@ impl<E: Event> Topic<E> {
     pub fn subscribe(self: &Arc<Topic<E>>, wants: impl Fn(&E) -> bool + Send + Sync + 'static) -> Subscription<E> {
         let queue = Arc::new(Queue::new(self.max_queue_bytes));
         let mut followers = self.write();
-        followers.push(Follower { wants: Box::new(wants), queue: queue.clone() });
+        followers.push(Subscriber { accepts: Box::new(wants), queue: queue.clone() });
         self.count.store(followers.len(), Relaxed);
         Subscription { topic: self.clone(), queue }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Vec<Follower<E>>> {
-        self.followers.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, Vec<Subscriber<E>>> {
+        self.subscribers.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Vec<Follower<E>>> {
-        self.followers.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> RwLockWriteGuard<'_, Vec<Subscriber<E>>> {
+        self.subscribers.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -16,12 +16,12 @@ use rustix::{
 #[derive(Debug)]
 pub struct Process {
     /// Boot time in seconds since 1970. `None` without `/proc`.
-    system_started: Option<f64>,
+    boot_time: Option<f64>,
 }
 
 impl Process {
     pub fn new() -> Process {
-        Process { system_started: system_started() }
+        Process { boot_time: boot_time() }
     }
 }
 
@@ -33,14 +33,14 @@ impl Collector for Process {
         let help = "User and system CPU time spent in seconds.";
         let cpu = encoder.encode_descriptor("process_cpu_seconds", help, None, MetricType::Counter)?;
         ConstCounter::new(stat.cpu_seconds).encode(cpu)?;
-        let started = self.system_started.map(|system| system + stat.started_after_seconds);
+        let started = self.boot_time.map(|system| system + stat.started_after_seconds);
         let gauges = [
             ("process_start_time_seconds", "Start time of the process since 1970 in seconds.", started),
             ("process_resident_memory_bytes", "Resident memory size in bytes.", Some(stat.resident_bytes)),
             ("process_virtual_memory_bytes", "Virtual memory size in bytes.", Some(stat.virtual_bytes)),
             ("process_threads", "Number of OS threads in the process.", Some(stat.threads)),
-            ("process_open_fds", "Number of open file descriptors.", open_files()),
-            ("process_max_fds", "Maximum number of open file descriptors.", max_open_files()),
+            ("process_open_fds", "Number of open file descriptors.", open_descriptors()),
+            ("process_max_fds", "Maximum number of open file descriptors.", max_descriptors()),
         ];
         for (name, help, value) in gauges {
             if let Some(value) = value {
@@ -79,18 +79,18 @@ impl Stat {
     }
 }
 
-fn system_started() -> Option<f64> {
+fn boot_time() -> Option<f64> {
     let text = fs::read_to_string("/proc/stat").ok()?;
     text.lines().find_map(|line| line.strip_prefix("btime "))?.parse().ok()
 }
 
-fn open_files() -> Option<f64> {
+fn open_descriptors() -> Option<f64> {
     // One of them is the descriptor of this directory.
     Some(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as f64)
 }
 
-fn max_open_files() -> Option<f64> {
-    getrlimit(Resource::Nofile).current.map(|most| most as f64)
+fn max_descriptors() -> Option<f64> {
+    getrlimit(Resource::Nofile).current.map(|max| max as f64)
 }
 
 #[cfg(test)]

@@ -137,7 +137,7 @@ impl Lookups {
     }
 
     /// Called if no connection to the addresses of this host could be opened: the next caller looks it up again.
-    pub fn doubt(&self, host: &str, owner: &str) {
+    pub fn mark_doubtful(&self, host: &str, owner: &str) {
         let mut names = self.names();
         if let Some(cached) = names.get(owner, host).and_then(|name| name.addresses.as_mut()) {
             cached.is_doubtful = true;
@@ -527,7 +527,7 @@ mod tests {
         server.block_all();
         assert_eq!(ask().await.unwrap(), FOUND);
         assert_eq!(server.lookups_made.load(Ordering::SeqCst), 1, "fresh addresses need no lookup");
-        lookups.doubt("good", "shop");
+        lookups.mark_doubtful("good", "shop");
         for _ in 0..2 {
             let patience = async {
                 server.until_lookups(2).await;

@@ -22,13 +22,13 @@ impl Cidr {
             None => (text, None),
         };
         let address: IpAddr = address.parse().ok()?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let bits = bits.unwrap_or(most);
+        let max_bits = if address.is_ipv4() { 32 } else { 128 };
+        let bits = bits.unwrap_or(max_bits);
         match address {
             IpAddr::V6(v6) if (96..=128).contains(&bits) && v6.to_ipv4_mapped().is_some() => {
                 v6.to_ipv4_mapped().map(|v4| Cidr { address: v4.into(), bits: bits - 96 })
             }
-            _ => (bits <= most).then_some(Cidr { address, bits }),
+            _ => (bits <= max_bits).then_some(Cidr { address, bits }),
         }
     }
 
@@ -86,11 +86,13 @@ setting_values!(Networks);
 impl Networks {
     /// The reason why `address` must not be dialled; `None` if it is allowed.
     pub fn refusal(&self, address: IpAddr) -> Option<&'static str> {
-        if let Some(reason) = carried(address).into_iter().flatten().find_map(|inner| never(IpAddr::V4(inner))) {
+        if let Some(reason) =
+            embedded_addresses(address).into_iter().flatten().find_map(|inner| never_allowed_reason(IpAddr::V4(inner)))
+        {
             return Some(reason);
         }
         let address = unwrapped(address);
-        if let Some(reason) = never(address) {
+        if let Some(reason) = never_allowed_reason(address) {
             return Some(reason);
         }
         if self.ranges.iter().any(|range| range.contains(address)) {
@@ -130,7 +132,7 @@ pub fn unwrapped(address: IpAddr) -> IpAddr {
 
 /// IPv4 addresses embedded in an IPv6 address at places that [`unwrapped`] does not handle. Whether the network translates
 /// them is unknown, so they are only checked against the addresses that are never allowed.
-fn carried(address: IpAddr) -> [Option<Ipv4Addr>; 5] {
+fn embedded_addresses(address: IpAddr) -> [Option<Ipv4Addr>; 5] {
     let IpAddr::V6(v6) = address else { return [None; 5] };
     let (s, o) = (v6.segments(), v6.octets());
     let at = |bytes: [usize; 4]| Some(Ipv4Addr::from(bytes.map(|byte| o[byte])));
@@ -180,7 +182,7 @@ const fn v6(segments: [u16; 8]) -> IpAddr {
 }
 
 /// Why an address is never allowed, whatever the setting. Expects an unwrapped address.
-fn never(address: IpAddr) -> Option<&'static str> {
+fn never_allowed_reason(address: IpAddr) -> Option<&'static str> {
     let is_metadata =
         || METADATA.iter().any(|(_, known, bits)| Cidr { address: *known, bits: *bits }.contains(address));
     let metadata = "cloud metadata addresses are never allowed";

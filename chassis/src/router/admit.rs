@@ -1,24 +1,24 @@
 //! Authentication and authorization of a call (decision "Refusals", decision "Delegated tokens"), and the rate limit on
 //! the writes of an account.
 
-use openorch_api::{Access, Effect, Exempt, Guard, Row, error as codes};
+use openorch_api::{Access, Effect, Exempt, Operation, PermissionRequirement, error as codes};
 use tracing::Span;
 
-use super::{Inner, origin::Origin};
-use crate::{Caller, Credential, Error, Result, audit::CallAudit, rate::Rate, service::Verdict};
+use super::{Inner, origin::CallOrigin};
+use crate::{Caller, Credential, Error, Result, audit::CallAudit, rate_limit::Rate, service::Authorization};
 
 impl Inner {
     /// Authenticates the caller and checks the operation's permission. On the `first` check of a call the rate limit on
     /// writes applies: a refused call is a write too, in the audit log.
-    pub(super) async fn admit(
+    pub(super) async fn authorize(
         &self,
-        row: &Row,
-        origin: &Origin,
+        row: &Operation,
+        origin: &CallOrigin,
         audit: &CallAudit,
         first: bool,
-    ) -> Result<(Option<Caller>, Verdict)> {
+    ) -> Result<(Option<Caller>, Authorization)> {
         if let Access::Public = row.access {
-            return Ok((None, Verdict::Allowed));
+            return Ok((None, Authorization::Allowed));
         }
         let token = origin.token.as_deref().ok_or_else(|| {
             Error::new(
@@ -27,43 +27,43 @@ impl Inner {
             )
         })?;
         let caller = self.identity.authenticate(token).await?;
-        audit.tell_caller(&caller, || self.identity.standing(&caller));
+        audit.set_caller(&caller, || self.identity.session_guards(&caller));
         if first {
             Span::current().record("caller", &*caller.slug);
-            if let Some(notes) = &origin.notes {
+            if let Some(notes) = &origin.call_info {
                 // Set once.
                 let _ = notes.caller.set(caller.slug.clone());
             }
         }
         if let (Some(audience), false) = (&caller.audience, row.delegated)
-            && !self.identity.opens(audience, row.id)
+            && !self.identity.delegation_allows(audience, row.id)
         {
-            let way_out = match row.answers_token() {
+            let remedy = match row.returns_token() {
                 true => "its answer has a token, which only the caller may have",
                 false => "an admin can allow it for the service with a delegation",
             };
             return Err(Error::new(
                 &codes::access::NOT_DELEGATED,
-                format!("`{}` cannot be called with a delegated token of the service `{audience}`; {way_out}", row.id),
+                format!("`{}` cannot be called with a delegated token of the service `{audience}`; {remedy}", row.id),
             ));
         }
         if first && (row.effect() == Effect::Write || row.audited) {
-            self.count_write(row, &caller)?;
+            self.check_write_rate(row, &caller)?;
         }
-        let verdict = match row.access {
-            Access::Public | Access::SignedIn => Verdict::Allowed,
-            Access::Needs(guard) => self.decide(&guard, &caller)?,
+        let authorization = match row.access {
+            Access::Public | Access::SignedIn => Authorization::Allowed,
+            Access::Needs(guard) => self.check_permission(&guard, &caller)?,
         };
-        if let (Access::Needs(guard), Verdict::Allowed, true) = (row.access, verdict, row.audited)
-            && !guard.also_slugs.contains(&&*caller.slug)
+        if let (Access::Needs(guard), Authorization::Allowed, true) = (row.access, authorization, row.audited)
+            && !guard.exempt_slugs.contains(&&*caller.slug)
         {
-            audit.require_right(self.identity.basis(&caller, guard.permission.id));
+            audit.require_permission_guards(self.identity.permission_guards(&caller, guard.permission.id));
         }
-        Ok((Some(caller), verdict))
+        Ok((Some(caller), authorization))
     }
 
     /// Applies the rate limit on calls that write, which bounds what one account adds to the store and the audit log.
-    pub(super) fn count_write(&self, row: &Row, caller: &Caller) -> Result<()> {
+    pub(super) fn check_write_rate(&self, row: &Operation, caller: &Caller) -> Result<()> {
         let is_built_in = openorch_api::SERVICES.iter().any(|service| *service.slug == *caller.slug);
         if row.ends_sessions || caller.is_admin() || is_built_in {
             return Ok(());
@@ -73,19 +73,19 @@ impl Inner {
             None => caller.user_id.to_string(),
             Some(service) => format!("{} {service}", caller.user_id),
         };
-        self.writes.take(writer.as_str(), self.audit.now().as_microsecond()).map_err(|wait| {
-            let (Rate { per_second, burst }, seconds) = (self.writes.rate(), wait.as_secs() as i64 + 1);
+        self.write_limiter.try_acquire(writer.as_str(), self.audit.now().as_microsecond()).map_err(|wait| {
+            let (Rate { per_second, burst }, seconds) = (self.write_limiter.rate(), wait.as_secs() as i64 + 1);
             Error::new(&codes::access::TOO_MANY_WRITES, format!(
                 "the account `{}` exceeds the limit of {per_second} writing calls per second with bursts of {burst}; try \
                  again in {seconds} s (an operator can raise OPENORCH_API_MAX_WRITES_PER_ACCOUNT)",
                 caller.slug
             ))
-            .after(seconds)
+            .with_retry_after(seconds)
         })
     }
 
     /// The credential of an authorized call.
-    pub(super) fn credential(&self, row: &Row, caller: &Caller) -> Credential {
+    pub(super) fn credential(&self, row: &Operation, caller: &Caller) -> Credential {
         let session_id = caller.session_id.clone();
         match row.access {
             Access::Needs(guard) if self.identity.allows(caller, guard.permission.id) => {
@@ -95,12 +95,12 @@ impl Inner {
         }
     }
 
-    fn decide(&self, guard: &Guard, caller: &Caller) -> Result<Verdict> {
-        if guard.also_slugs.contains(&&*caller.slug) || self.identity.allows(caller, guard.permission.id) {
-            return Ok(Verdict::Allowed);
+    fn check_permission(&self, guard: &PermissionRequirement, caller: &Caller) -> Result<Authorization> {
+        if guard.exempt_slugs.contains(&&*caller.slug) || self.identity.allows(caller, guard.permission.id) {
+            return Ok(Authorization::Allowed);
         }
-        if guard.exempt != Exempt::Nobody {
-            return Ok(Verdict::IfOwner);
+        if guard.exempt != Exempt::None {
+            return Ok(Authorization::OwnerOnly);
         }
         Err(Error::new(
             &codes::access::PERMISSION_MISSING,

@@ -4,19 +4,20 @@
 use std::{sync::Arc, time::Instant};
 
 use http::{HeaderMap, Response, StatusCode, request};
-use openorch_api::{Access, Effect, Parts, Repeat, Row, error as codes, header::IF_NONE_MATCH};
+use openorch_api::{Access, Effect, Idempotency, Operation, RequestParts, error as codes, header::IF_NONE_MATCH};
 use tokio::task::JoinHandle;
 use tracing::{Instrument, Span, debug, error, field::Empty, info_span, warn};
 
-use super::{Calls, Inner, Operation, head::query, origin::Origin};
+use super::{Calls, Inner, MountedOperation, head::query, origin::CallOrigin};
 use crate::{
     Body, ClientBody, Error, Result,
     audit::CallAudit,
+    body_reader as bodies,
     budget::{self, Reservation},
     headers::DeclaredHeaders,
-    repeat::{self, Begun},
-    request as bodies, respond,
-    service::{RequestContext, Verdict, panic_text},
+    idempotency::{self, KeyLookup},
+    response,
+    service::{Authorization, RequestContext, panic_text},
 };
 
 /// Where the input of a call comes from.
@@ -24,25 +25,25 @@ pub(super) enum Source {
     /// An HTTP request with its parsed path.
     Request { path: Vec<String>, head: Box<request::Parts>, body: ClientBody },
     /// A call in process.
-    Made(Parts),
+    InProcess(RequestParts),
 }
 
 impl Source {
     fn path(&self) -> &[String] {
         match self {
             Source::Request { path, .. } => path,
-            Source::Made(parts) => &parts.path,
+            Source::InProcess(parts) => &parts.path,
         }
     }
 }
 
 /// The input of a call.
-struct Read {
-    parts: Parts,
+struct CallInput {
+    parts: RequestParts,
     headers: DeclaredHeaders,
     is_large: bool,
     /// Reading may have taken time, so the caller must be authorized again.
-    waited: bool,
+    needs_reauthorization: bool,
     /// The value of the header `Idempotency-Key`.
     key: Option<String>,
 }
@@ -51,13 +52,13 @@ impl Inner {
     /// Serves a call. Errors are logged by [`Inner::log_failure`], where they become responses.
     pub(super) async fn serve(
         self: Arc<Inner>,
-        operation: Arc<Operation>,
+        operation: Arc<MountedOperation>,
         source: Source,
-        origin: Arc<Origin>,
+        origin: Arc<CallOrigin>,
         span: &Span,
     ) -> Result<Response<Body>> {
         let started = Instant::now();
-        let row = operation.row;
+        let row = operation.definition;
         let call = CallAudit::new(row, source.path(), origin.client_ip, &origin.request_id, origin.parent);
         let work = self.clone().run(operation.clone(), source, origin.clone(), call.clone());
         let (audit, served) = (self.audit.clone(), call.clone());
@@ -71,7 +72,7 @@ impl Inner {
         // In its own task, so that a client that disconnects cannot stop a write between the commit and the update of the
         // in-memory state. A read without an audit entry is cancelled with its caller.
         let ends = row.effect() == Effect::Read && !row.audited;
-        let mut task = Task { handle: tokio::spawn(work.instrument(span.clone())), ends };
+        let mut task = Task { handle: tokio::spawn(work.instrument(span.clone())), abort_on_drop: ends };
         let outcome = match origin.deadline {
             None => Some((&mut task.handle).await),
             Some(deadline) => tokio::time::timeout_at(deadline, &mut task.handle).await.ok(),
@@ -85,7 +86,7 @@ impl Inner {
             None => Err(super::nested::timed_out()),
         };
         let outcome = outcome.map_err(|error| {
-            let error = call.blame(error);
+            let error = call.explain(error);
             self.audit.refused(&call, &error);
             error
         });
@@ -102,15 +103,21 @@ impl Inner {
     }
 
     /// Logs an error of a call, and adds the request id to the message of an internal one.
-    pub(super) fn report(&self, operation: &Operation, span: &Span, request_id: &str, mut error: Error) -> Error {
+    pub(super) fn log_failure(
+        &self,
+        operation: &MountedOperation,
+        span: &Span,
+        request_id: &str,
+        mut error: Error,
+    ) -> Error {
         if error.status() == StatusCode::INTERNAL_SERVER_ERROR {
-            match operation.faults.allow() {
+            match operation.internal_error_limit.allow() {
                 Some(0) => span.in_scope(|| error!("{error:?}")),
                 Some(more) => span.in_scope(|| error!("{error:?}; {more} similar errors suppressed")),
                 None => span.in_scope(|| debug!("{error:?}")),
             }
             error.message = format!("{} (request {request_id})", error.message).into();
-        } else if error.is_of_store() && self.store_failures.allow().is_some() {
+        } else if error.is_store_unavailable() && self.store_error_limit.allow().is_some() {
             span.in_scope(|| warn!("{error:?}; logged at most once a minute"));
         } else {
             span.in_scope(|| debug!("{error:?}"));
@@ -120,13 +127,13 @@ impl Inner {
 
     async fn run(
         self: Arc<Inner>,
-        operation: Arc<Operation>,
+        operation: Arc<MountedOperation>,
         source: Source,
-        origin: Arc<Origin>,
+        origin: Arc<CallOrigin>,
         audit: CallAudit,
     ) -> Result<Response<Body>> {
-        let row = operation.row;
-        let mut admitted = self.admit(row, &origin, &audit, true).await?;
+        let row = operation.definition;
+        let mut admitted = self.authorize(row, &origin, &audit, true).await?;
         if let (true, Some(audience)) =
             (operation.is_stream, admitted.0.as_ref().and_then(|caller| caller.audience.as_ref()))
         {
@@ -141,58 +148,58 @@ impl Inner {
             ));
         }
         let budgeted = match row.access {
-            Access::Public => budget::Caller::Anybody,
-            Access::SignedIn | Access::Needs(_) => budget::Caller::Authenticated,
+            Access::Public => budget::BudgetClass::Public,
+            Access::SignedIn | Access::Needs(_) => budget::BudgetClass::Authenticated,
         };
         let mut reservation = self.memory.reservation(origin.client_ip, budgeted);
-        let read = self.read(&operation, source, &origin, &mut reservation).await?;
-        if read.waited {
+        let input = self.read(&operation, source, &origin, &mut reservation).await?;
+        if input.needs_reauthorization {
             // Receiving the body may have taken long, and the caller must be authorized when the work begins.
-            admitted = self.admit(row, &origin, &audit, false).await?;
+            admitted = self.authorize(row, &origin, &audit, false).await?;
         }
-        let (caller, verdict) = admitted;
-        audit.tell_target(row, &read.parts);
+        let (caller, authorization) = admitted;
+        audit.set_target(row, &input.parts);
         let credential = caller.as_ref().map(|caller| self.credential(row, caller));
-        let is_large = read.is_large;
-        let parts = match (read.key, &caller) {
+        let is_large = input.is_large;
+        let parts = match (input.key, &caller) {
             (Some(key), Some(caller)) => {
-                let (request, parts) = repeat::digest_of(caller, read.parts, is_large).await?;
-                match self.repeats.begin(caller, row, &key, request).await? {
-                    Begun::Known(answer) => {
-                        let response = respond::json(operation.status, answer);
-                        return self.count_answer(row, response, reservation).await;
+                let (request, parts) = idempotency::request_digest(caller, input.parts, is_large).await?;
+                match self.idempotency.begin(caller, row, &key, request).await? {
+                    KeyLookup::Replay(answer) => {
+                        let response = response::json(operation.status, answer);
+                        return self.reserve_response(row, response, reservation).await;
                     }
-                    Begun::New(keyed) => audit.keep_answer(keyed),
+                    KeyLookup::New(keyed) => audit.keep_answer(keyed),
                 }
                 parts
             }
-            _ => read.parts,
+            _ => input.parts,
         };
         let context = Arc::new(RequestContext {
             caller,
             request_id: origin.request_id.clone(),
             client_ip: origin.client_ip,
-            from_this_machine: origin.from_this_machine,
-            headers: read.headers,
+            is_local: origin.is_local,
+            headers: input.headers,
             audit: audit.clone(),
             large_body: is_large,
             streams: self.streams.clone(),
             calls: Some(Calls::new(self.clone(), row, origin.clone())),
         });
         let began = Instant::now();
-        let response = (operation.handler)(context.clone(), parts, verdict).await?;
+        let response = (operation.handler)(context.clone(), parts, authorization).await?;
         // A list may have waited for a permit, and the caller may have lost its permission meanwhile.
         if row.effect() == Effect::Read && began.elapsed() > RECHECK_AFTER {
-            let (_, now) = self.admit(row, &origin, &audit, false).await?;
-            if (verdict, now) == (Verdict::Allowed, Verdict::IfOwner) {
+            let (_, now) = self.authorize(row, &origin, &audit, false).await?;
+            if (authorization, now) == (Authorization::Allowed, Authorization::OwnerOnly) {
                 return Err(Error::new(
                     &codes::access::RIGHT_LOST_MEANWHILE,
                     "the account lost the permission for this call while it was in progress",
                 ));
             }
         }
-        let response = respond::unless_known(response, context.headers.get(&IF_NONE_MATCH));
-        let mut response = self.count_answer(row, response, reservation).await?;
+        let response = response::unless_not_modified(response, context.headers.get(&IF_NONE_MATCH));
+        let mut response = self.reserve_response(row, response, reservation).await?;
         if let Some(credential) = credential.filter(|_| response.body().is_streamed()) {
             // The gateway ends the response when this credential ends.
             response.extensions_mut().insert(credential);
@@ -203,28 +210,28 @@ impl Inner {
     /// Reads the input of a call, and converts a legacy form of it to the documented one.
     async fn read(
         &self,
-        operation: &Operation,
+        operation: &MountedOperation,
         source: Source,
-        origin: &Origin,
+        origin: &CallOrigin,
         reservation: &mut Reservation,
-    ) -> Result<Read> {
-        let row = operation.row;
+    ) -> Result<CallInput> {
+        let row = operation.definition;
         let limits = self.settings.body_limits(row);
         let mut read = match source {
-            Source::Made(parts) => {
+            Source::InProcess(parts) => {
                 let is_large = match &parts.body {
-                    Some(body) if operation.reads_body => bodies::check_made(body, limits)?,
+                    Some(body) if operation.reads_body => bodies::check_in_process_body(body, limits)?,
                     _ => false,
                 };
                 let headers = DeclaredHeaders::of_nested(row, origin.asks_extended);
-                Read { parts, headers, is_large, waited: false, key: None }
+                CallInput { parts, headers, is_large, needs_reauthorization: false, key: None }
             }
             Source::Request { path, head, body } => {
                 // HTTP/2 compresses a large head to few bytes, so its decompressed size above the usual one is counted.
-                reservation.grow(head_size(&head.headers).saturating_sub(USUAL_HEAD)).await?;
-                let key = match row.repeats() {
-                    Repeat::Keyed => repeat::key_of(&head.headers)?,
-                    Repeat::Natural | Repeat::Never => None,
+                reservation.grow(head_size(&head.headers).saturating_sub(UNCOUNTED_HEAD_BYTES)).await?;
+                let key = match row.idempotency() {
+                    Idempotency::Keyed => idempotency::idempotency_key(&head.headers)?,
+                    Idempotency::Natural | Idempotency::Never => None,
                 };
                 let (body, is_large) = match operation.reads_body {
                     true => {
@@ -236,10 +243,16 @@ impl Inner {
                 };
                 let query = query(head.uri.query().unwrap_or_default())?;
                 let headers = DeclaredHeaders::of(row, &head.headers);
-                Read { parts: Parts { path, query, body }, headers, is_large, waited: operation.reads_body, key }
+                CallInput {
+                    parts: RequestParts { path, query, body },
+                    headers,
+                    is_large,
+                    needs_reauthorization: operation.reads_body,
+                    key,
+                }
             }
         };
-        if let (Some(normalise), Some(body)) = (row.normalise, read.parts.body.as_mut()) {
+        if let (Some(normalise), Some(body)) = (row.normalize_body, read.parts.body.as_mut()) {
             normalise(body);
         }
         Ok(read)
@@ -247,28 +260,28 @@ impl Inner {
 
     /// Reserves memory for a response until the client has read it. Without enough memory, a read fails (at once if its
     /// response is large). A write was committed, so its response is always sent.
-    async fn count_answer(
+    async fn reserve_response(
         &self,
-        row: &Row,
+        row: &Operation,
         response: Response<Body>,
         mut reservation: Reservation,
     ) -> Result<Response<Body>> {
         reservation.shrink_to(0);
-        let memory = response.body().memory();
+        let memory = response.body().counted_bytes();
         if memory == 0 {
             return Ok(response);
         }
         match row.effect() {
-            Effect::Read if memory <= SMALL_ANSWER => reservation.grow(memory).await?,
+            Effect::Read if memory <= SMALL_RESPONSE_BYTES => reservation.grow(memory).await?,
             Effect::Read => reservation.grow_now(memory)?,
-            Effect::Write => reservation.grow_always(memory),
+            Effect::Write => reservation.grow_unchecked(memory),
         }
-        Ok(response.map(|body| body.holding(reservation)))
+        Ok(response.map(|body| body.with_reservation(reservation)))
     }
 }
 
 /// The span of a call.
-pub(super) fn span_of(row: &Row, origin: &Origin) -> Span {
+pub(super) fn span_of(row: &Operation, origin: &CallOrigin) -> Span {
     info_span!(
         "call",
         operation = row.id,
@@ -281,7 +294,7 @@ pub(super) fn span_of(row: &Row, origin: &Origin) -> Span {
 }
 
 /// Maximum bytes of a response that waits for request memory.
-const SMALL_ANSWER: usize = 16 << 10;
+const SMALL_RESPONSE_BYTES: usize = 16 << 10;
 
 /// Duration of a read after which its caller is authorized again before the response is sent.
 const RECHECK_AFTER: std::time::Duration = std::time::Duration::from_millis(500);
@@ -289,19 +302,19 @@ const RECHECK_AFTER: std::time::Duration = std::time::Duration::from_millis(500)
 /// The task of a call. The task of a read is aborted when its caller disconnects.
 struct Task<T> {
     handle: JoinHandle<T>,
-    ends: bool,
+    abort_on_drop: bool,
 }
 
 impl<T> Drop for Task<T> {
     fn drop(&mut self) {
-        if self.ends {
+        if self.abort_on_drop {
             self.handle.abort();
         }
     }
 }
 
 /// Bytes of a head that are not counted: the limit on concurrent requests bounds them.
-const USUAL_HEAD: usize = 4 << 10;
+const UNCOUNTED_HEAD_BYTES: usize = 4 << 10;
 
 /// Total bytes of the names and values.
 fn head_size(headers: &HeaderMap) -> usize {

@@ -7,25 +7,25 @@ use tokio::time::Instant;
 
 use super::head::bearer;
 use crate::{
-    CallNotes, Peer,
+    CallInfo, Peer,
     forwarded::{ClientAddress, RequestId},
-    local::FromThisMachine,
-    place::Place,
+    in_flight::InFlightGuard,
+    local::LocalRequest,
 };
 
 /// What is known of a call before its input is read. A call in process inherits it from its request.
-pub(super) struct Origin {
+pub(super) struct CallOrigin {
     /// `None` for an operation called by a public one: those calls are unauthenticated.
     pub token: Option<Arc<str>>,
     pub request_id: Box<str>,
     pub client_ip: IpAddr,
-    pub from_this_machine: bool,
+    pub is_local: bool,
     /// The value of the header `OpenOrch-Extended` is `1`.
     pub asks_extended: bool,
     /// Held until the work is done, even if the client disconnects.
-    pub place: Option<Place>,
+    pub slot: Option<InFlightGuard>,
     /// `None` for calls in process: the access log is about the operation of the request.
-    pub notes: Option<Arc<CallNotes>>,
+    pub call_info: Option<Arc<CallInfo>>,
     /// The calling operation.
     pub parent: Option<&'static str>,
     /// The number of calling operations above this call.
@@ -33,17 +33,17 @@ pub(super) struct Origin {
     pub deadline: Option<Instant>,
 }
 
-impl Origin {
-    pub fn of_request(head: &request::Parts, peer: &Peer) -> Origin {
+impl CallOrigin {
+    pub fn of_request(head: &request::Parts, peer: &Peer) -> CallOrigin {
         let extensions = &head.extensions;
-        Origin {
+        CallOrigin {
             token: bearer(&head.headers).map(Into::into),
             request_id: extensions.get::<RequestId>().map(|id| id.as_str().into()).unwrap_or_default(),
             client_ip: extensions.get::<ClientAddress>().map_or(peer.address.ip(), |client| client.ip),
-            from_this_machine: extensions.get::<FromThisMachine>().is_some(),
+            is_local: extensions.get::<LocalRequest>().is_some(),
             asks_extended: head.headers.get(openorch_api::header::EXTENDED.name).is_some_and(|value| value == "1"),
-            place: extensions.get::<Place>().cloned(),
-            notes: extensions.get::<Arc<CallNotes>>().cloned(),
+            slot: extensions.get::<InFlightGuard>().cloned(),
+            call_info: extensions.get::<Arc<CallInfo>>().cloned(),
             parent: None,
             depth: 0,
             deadline: None,

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use openorch_api::{Access, Row, json::Limits, op};
+use openorch_api::{Access, Operation, json::Limits, op};
 
 use crate::{
+    body_reader::{BodyLimits, Pace},
     budget::BudgetSettings,
-    request::{BodyLimits, Pace},
     settings,
     settings::ByteSize,
 };
@@ -66,15 +66,17 @@ const MAX_DEPTH: usize = 100;
 
 impl ApiSettings {
     /// The limits on the request body of an operation.
-    pub(super) fn body_limits(&self, row: &Row) -> BodyLimits {
+    pub(super) fn body_limits(&self, row: &Operation) -> BodyLimits {
         let is_public = matches!(row.access, Access::Public);
         let (usual, usual_decompressed, usual_values) = match is_public {
             true => (*self.max_public_body_bytes, *self.max_public_body_bytes, self.max_public_body_values),
             false => (*self.max_body_bytes, *self.max_decompressed_bytes, self.max_body_values),
         };
         BodyLimits {
-            bytes: row.body_limit.unwrap_or(usual),
-            decompressed_bytes: row.body_limit.map_or(usual_decompressed, |limit| limit * op::UNPACKED_FACTOR),
+            bytes: row.max_body_bytes.unwrap_or(usual),
+            decompressed_bytes: row
+                .max_body_bytes
+                .map_or(usual_decompressed, |limit| limit * op::MAX_DECOMPRESSION_RATIO),
             decompression_ratio: self.max_decompression_ratio,
             json: Limits { depth: self.max_body_depth.min(MAX_DEPTH), values: row.max_values.unwrap_or(usual_values) },
             pace: Pace {
@@ -105,7 +107,7 @@ mod tests {
     #[test]
     fn the_defaults_are_those_that_clients_know() {
         let settings = ApiSettings::default();
-        assert_eq!((*settings.max_body_bytes, settings.max_body_depth), (op::BODY_LIMIT, json::MAX_DEPTH));
-        assert_eq!(*settings.max_decompressed_bytes, op::BODY_LIMIT * op::UNPACKED_FACTOR);
+        assert_eq!((*settings.max_body_bytes, settings.max_body_depth), (op::DEFAULT_MAX_BODY_BYTES, json::MAX_DEPTH));
+        assert_eq!(*settings.max_decompressed_bytes, op::DEFAULT_MAX_BODY_BYTES * op::MAX_DECOMPRESSION_RATIO);
     }
 }

@@ -13,20 +13,20 @@ use crate::{Error, Result};
 /// Time after which a write conflict is not retried any more: shorter than clients wait for a response.
 const RETRY_LIMIT: Duration = Duration::from_secs(20);
 /// Maximum pause before the next attempt.
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+const MAX_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Retries `attempt` on write conflicts. In each round one of the concurrent writers succeeds; the others wait with
 /// exponential backoff and full jitter, so that they do not collide again.
 pub async fn retry<T, F: Future<Output = Result<T>>>(mut attempt: impl FnMut() -> F) -> Result<T> {
     let started = Instant::now();
-    let mut span = Duration::from_millis(1);
+    let mut backoff = Duration::from_millis(1);
     loop {
         match attempt().await {
-            Err(error) if error.is_lost_race() && started.elapsed() < RETRY_LIMIT => {
-                tokio::time::sleep(span.mul_f64(random_part())).await;
-                span = (span * 2).min(LONGEST_PAUSE);
+            Err(error) if error.is_write_conflict() && started.elapsed() < RETRY_LIMIT => {
+                tokio::time::sleep(backoff.mul_f64(random_fraction())).await;
+                backoff = (backoff * 2).min(MAX_BACKOFF);
             }
-            Err(error) if error.is_lost_race() => {
+            Err(error) if error.is_write_conflict() => {
                 return Err(Error::new(
                     &platform::CONTENDED,
                     format!("too many concurrent updates for {} s; try again in a moment", RETRY_LIMIT.as_secs()),
@@ -38,7 +38,7 @@ pub async fn retry<T, F: Future<Output = Result<T>>>(mut attempt: impl FnMut() -
 }
 
 /// Between 0 and 1. Not cryptographically secure.
-fn random_part() -> f64 {
+fn random_fraction() -> f64 {
     // Each `RandomState` has a different seed.
     let number = RandomState::new().hash_one(0_u8);
     f64::from((number >> 32) as u32) / f64::from(u32::MAX)
@@ -66,7 +66,7 @@ mod tests {
         let started = Instant::now();
         let error = retry(|| async { Err::<(), _>(lost()) }).await.unwrap_err();
         assert_eq!(error.code, &platform::CONTENDED);
-        assert!((RETRY_LIMIT..RETRY_LIMIT + LONGEST_PAUSE).contains(&started.elapsed()));
+        assert!((RETRY_LIMIT..RETRY_LIMIT + MAX_BACKOFF).contains(&started.elapsed()));
         let other = retry(|| async { Err::<(), _>(Error::new(&platform::CONFLICT, "taken")) }).await.unwrap_err();
         assert_eq!(other.code, &platform::CONFLICT, "a conflict that is not a lost race is not retried");
     }

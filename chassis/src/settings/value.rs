@@ -82,8 +82,8 @@ setting_values!(String, PathBuf, Interval, ByteSize, Fraction, Address);
 /// `150ms`, `10s`, `5m`, `24h`.
 impl Value for Duration {
     fn parse(text: &str) -> Result<Duration, String> {
-        let wrong = || format!("`{text}` is not a duration like 150ms, 10s, 5m or 24h");
-        let (number, unit) = number_and_unit(text).ok_or_else(wrong)?;
+        let invalid = || format!("`{text}` is not a duration like 150ms, 10s, 5m or 24h");
+        let (number, unit) = number_and_unit(text).ok_or_else(invalid)?;
         let milliseconds = match unit {
             "ms" => Some(number),
             "s" => number.checked_mul(1000),
@@ -92,8 +92,8 @@ impl Value for Duration {
             _ => None,
         };
         // A maximum of a hundred years keeps sums of durations within range.
-        let longest = 100 * 366 * 24 * 3_600_000;
-        milliseconds.filter(|ms| *ms <= longest).map(Duration::from_millis).ok_or_else(wrong)
+        let max = 100 * 366 * 24 * 3_600_000;
+        milliseconds.filter(|ms| *ms <= max).map(Duration::from_millis).ok_or_else(invalid)
     }
 }
 
@@ -210,8 +210,8 @@ impl FromStr for Address {
             Some(port) => format!("127.0.0.1:{port}"),
             None => text.to_owned(),
         };
-        let wrong = |_| format!("`{text}` is not an address like 127.0.0.1:58231, 0.0.0.0:58231 or [::]:58231");
-        whole.parse().map(Address).map_err(wrong)
+        let invalid = |_| format!("`{text}` is not an address like 127.0.0.1:58231, 0.0.0.0:58231 or [::]:58231");
+        whole.parse().map(Address).map_err(invalid)
     }
 }
 

@@ -19,20 +19,20 @@ use openorch_sdk::api::{
     },
 };
 
-use super::{Answer, List, One, Part, Resource, Save, Verb};
+use super::{Answer, List, Lookup, PartialList, Resource, Save, Verb};
 use crate::print::{
     Cell::{Ago, Percent, Star, Status, Text, Until},
-    Column, Kind,
+    Column, TableLayout,
 };
 
 /// The permissions of a role.
-const PERMISSIONS: Kind = Kind {
+const PERMISSIONS: TableLayout = TableLayout {
     columns: &[Column::new("PERMISSION ID", Text(&["id"])), Column::new("DESCRIPTION", Text(&["description"]))],
     name: "id",
 };
 
 /// The members of an organization.
-const MEMBERS: Kind = Kind {
+const MEMBERS: TableLayout = TableLayout {
     columns: &[
         Column::new("USER ID", Text(&["user.id"])),
         Column::new("SLUG", Text(&["user.slug"])),
@@ -43,7 +43,7 @@ const MEMBERS: Kind = Kind {
 };
 
 /// The keys that verify tokens.
-const KEYS: Kind = Kind {
+const KEYS: TableLayout = TableLayout {
     columns: &[
         Column::new("KEY ID", Text(&["kid"])),
         Column::new("ALGORITHM", Text(&["alg"])),
@@ -57,7 +57,7 @@ pub static RESOURCES: &[Resource] = &[
         noun: "instance",
         aliases: &["i", "instances"],
         about: "Running instances of services",
-        kind: Kind {
+        kind: TableLayout {
             columns: &[
                 Column::new("INSTANCE ID", Text(&["id"])),
                 Column::new("URL", Text(&["url"])),
@@ -70,7 +70,7 @@ pub static RESOURCES: &[Resource] = &[
             ],
             name: "id",
         },
-        list: Some(List { row: LIST_INSTANCES.row, items: "instances", one: One::By("id") }),
+        list: Some(List { row: LIST_INSTANCES.row, items: "instances", one: Lookup::ByKey("id") }),
         remove: Some(REMOVE_INSTANCE.row),
         ..Resource::NONE
     },
@@ -78,7 +78,7 @@ pub static RESOURCES: &[Resource] = &[
         noun: "node",
         aliases: &["n", "nodes"],
         about: "Machines that run the platform",
-        kind: Kind {
+        kind: TableLayout {
             columns: &[
                 Column::new("NODE ID", Text(&["id"])),
                 Column::new("URL", Text(&["url"])),
@@ -92,16 +92,16 @@ pub static RESOURCES: &[Resource] = &[
             // A node is removed by its URL, so that is its name.
             name: "url",
         },
-        list: Some(List { row: LIST_NODES.row, items: "nodes", one: One::Picked }),
+        list: Some(List { row: LIST_NODES.row, items: "nodes", one: Lookup::InList }),
         remove: Some(DELETE_NODE.row),
-        more: &[Verb::new("self", SELF_NODE.row, Answer::Thing("node"))],
+        verbs: &[Verb::new("self", SELF_NODE.row, Answer::Item("node"))],
         ..Resource::NONE
     },
     Resource {
         noun: "definition",
         aliases: &["def", "definitions"],
         about: "Service definitions: images, repositories, APIs",
-        kind: Kind {
+        kind: TableLayout {
             columns: &[
                 Column::new("ID", Text(&["id"])),
                 Column::new("IMAGE NAME", Text(&["image.name"])),
@@ -112,7 +112,7 @@ pub static RESOURCES: &[Resource] = &[
             ],
             name: "id",
         },
-        list: Some(List { row: LIST_DEFINITIONS.row, items: "definitions", one: One::Picked }),
+        list: Some(List { row: LIST_DEFINITIONS.row, items: "definitions", one: Lookup::InList }),
         save: Some(Save::new(SAVE_DEFINITION.row, "definition")),
         remove: Some(DELETE_DEFINITION.row),
         ..Resource::NONE
@@ -121,7 +121,7 @@ pub static RESOURCES: &[Resource] = &[
         noun: "policy",
         aliases: &["policies"],
         about: "Rate limits and blocked addresses",
-        kind: Kind {
+        kind: TableLayout {
             columns: &[
                 Column::new("POLICY ID", Text(&["id"])),
                 Column::new("TEMPLATE", Text(&["templateId"])),
@@ -133,7 +133,7 @@ pub static RESOURCES: &[Resource] = &[
             ],
             name: "id",
         },
-        list: Some(List { row: policy::LIST_INSTANCES.row, items: "instances", one: One::Picked }),
+        list: Some(List { row: policy::LIST_INSTANCES.row, items: "instances", one: Lookup::InList }),
         save: Some(Save::new(policy::UPSERT_INSTANCE.row, "instance")),
         remove: Some(policy::DELETE_INSTANCE.row),
         ..Resource::NONE
@@ -142,7 +142,7 @@ pub static RESOURCES: &[Resource] = &[
         noun: "user",
         aliases: &["users"],
         about: "Accounts of people and services",
-        kind: Kind {
+        kind: TableLayout {
             columns: &[
                 Column::new("USER ID", Text(&["id"])),
                 Column::new("SLUG", Text(&["slug"])),
@@ -152,10 +152,14 @@ pub static RESOURCES: &[Resource] = &[
             ],
             name: "id",
         },
-        list: Some(List { row: GET_USERS.row, items: "users", one: One::ByIdOrSlug { id: "ids", search: "search" } }),
-        save: Some(Save { row: SAVE_USER.row, wrapper: "", new: Some((CREATE_USER.row, "user")) }),
+        list: Some(List {
+            row: GET_USERS.row,
+            items: "users",
+            one: Lookup::ByIdOrSlug { id: "ids", search: "search" },
+        }),
+        save: Some(Save { row: SAVE_USER.row, wrapper: "", create: Some((CREATE_USER.row, "user")) }),
         remove: Some(DELETE_USER.row),
-        more: &[
+        verbs: &[
             Verb { secret: Some("newPassword"), ..Verb::new("reset-password", RESET_PASSWORD.row, Answer::Nothing) },
             Verb::new("release-slug", RELEASE_SLUG.row, Answer::Nothing),
         ],
@@ -165,7 +169,7 @@ pub static RESOURCES: &[Resource] = &[
         noun: "session",
         aliases: &["sessions"],
         about: "Sessions of an account",
-        kind: Kind {
+        kind: TableLayout {
             columns: &[
                 Column::new("SESSION ID", Text(&["id"])),
                 Column::new("DEVICE", Text(&["device"])),
@@ -176,7 +180,7 @@ pub static RESOURCES: &[Resource] = &[
             ],
             name: "id",
         },
-        list: Some(List { row: LIST_SESSIONS.row, items: "sessions", one: One::Picked }),
+        list: Some(List { row: LIST_SESSIONS.row, items: "sessions", one: Lookup::InList }),
         remove: Some(REVOKE_SESSION.row),
         ..Resource::NONE
     },
@@ -184,7 +188,7 @@ pub static RESOURCES: &[Resource] = &[
         noun: "contact",
         aliases: &["contacts"],
         about: "Your contacts (e-mail addresses)",
-        kind: Kind {
+        kind: TableLayout {
             columns: &[
                 Column::new("CONTACT ID", Text(&["id"])),
                 Column::new("PLATFORM", Text(&["platform"])),
@@ -194,13 +198,13 @@ pub static RESOURCES: &[Resource] = &[
             ],
             name: "id",
         },
-        list: Some(List { row: READ_SELF.row, items: "contacts", one: One::Picked }),
-        part: Some(Part { about: "List your contacts", without: &["countTokens"] }),
+        list: Some(List { row: READ_SELF.row, items: "contacts", one: Lookup::InList }),
+        part: Some(PartialList { about: "List your contacts", excluded_keys: &["countTokens"] }),
         remove: Some(REMOVE_CONTACT.row),
-        more: &[
+        verbs: &[
             // The answer contains the `otpId` that `verify` takes, beside the code sent to the contact.
-            Verb { words: &["contactId"], ..Verb::new("add", SEND_OWN_OTP.row, Answer::Thing("otpId")) },
-            Verb { words: &["otpId", "otpCode"], ..Verb::new("verify", VERIFY_CONTACT.row, Answer::Nothing) },
+            Verb { arguments: &["contactId"], ..Verb::new("add", SEND_OWN_OTP.row, Answer::Item("otpId")) },
+            Verb { arguments: &["otpId", "otpCode"], ..Verb::new("verify", VERIFY_CONTACT.row, Answer::Nothing) },
         ],
         ..Resource::NONE
     },
@@ -209,15 +213,15 @@ pub static RESOURCES: &[Resource] = &[
         aliases: &["keys"],
         about: "The keys that tokens are signed with",
         kind: KEYS,
-        list: Some(List { row: GET_KEY_SET.row, items: "keys", one: One::Picked }),
-        more: &[Verb::new("rotate", ROTATE_KEY.row, Answer::Things("keys", KEYS))],
+        list: Some(List { row: GET_KEY_SET.row, items: "keys", one: Lookup::InList }),
+        verbs: &[Verb::new("rotate", ROTATE_KEY.row, Answer::Items("keys", KEYS))],
         ..Resource::NONE
     },
     Resource {
         noun: "role",
         aliases: &["roles"],
         about: "Named sets of permissions",
-        kind: Kind {
+        kind: TableLayout {
             columns: &[
                 Column::new("ROLE ID", Text(&["id"])),
                 Column::new("NAME", Text(&["name"])),
@@ -226,11 +230,11 @@ pub static RESOURCES: &[Resource] = &[
             ],
             name: "id",
         },
-        list: Some(List { row: GET_ROLES.row, items: "roles", one: One::Picked }),
+        list: Some(List { row: GET_ROLES.row, items: "roles", one: Lookup::InList }),
         save: Some(Save::new(CREATE_ROLE.row, "")),
         remove: Some(DELETE_ROLE.row),
-        more: &[
-            Verb::new("permissions", GET_PERMISSIONS_BY_ROLE.row, Answer::Things("permissions", PERMISSIONS)),
+        verbs: &[
+            Verb::new("permissions", GET_PERMISSIONS_BY_ROLE.row, Answer::Items("permissions", PERMISSIONS)),
             Verb::new("set-permissions", SET_ROLE_PERMISSIONS.row, Answer::Nothing),
         ],
         ..Resource::NONE
@@ -240,8 +244,8 @@ pub static RESOURCES: &[Resource] = &[
         aliases: &["permissions"],
         about: "Rights that services ask for",
         // The list contains ids only.
-        kind: Kind { columns: &[Column::new("PERMISSION ID", Text(&[""]))], name: "" },
-        list: Some(List { row: LIST_PERMISSIONS.row, items: "permissions", one: One::No }),
+        kind: TableLayout { columns: &[Column::new("PERMISSION ID", Text(&[""]))], name: "" },
+        list: Some(List { row: LIST_PERMISSIONS.row, items: "permissions", one: Lookup::Unsupported }),
         save: Some(Save::new(SAVE_PERMISSIONS.row, "permissions")),
         remove: Some(DELETE_PERMISSION.row),
         ..Resource::NONE
@@ -250,7 +254,7 @@ pub static RESOURCES: &[Resource] = &[
         noun: "grant",
         aliases: &["grants"],
         about: "Permissions given to accounts by slug",
-        kind: Kind {
+        kind: TableLayout {
             columns: &[
                 Column::new("GRANT ID", Text(&["id"])),
                 Column::new("PERMISSION ID", Text(&["permissionId"])),
@@ -258,7 +262,7 @@ pub static RESOURCES: &[Resource] = &[
             ],
             name: "id",
         },
-        list: Some(List { row: LIST_GRANTS.row, items: "grants", one: One::Picked }),
+        list: Some(List { row: LIST_GRANTS.row, items: "grants", one: Lookup::InList }),
         save: Some(Save::new(SAVE_GRANTS.row, "grants")),
         remove: Some(DELETE_GRANT.row),
         ..Resource::NONE
@@ -267,7 +271,7 @@ pub static RESOURCES: &[Resource] = &[
         noun: "permit",
         aliases: &["permits"],
         about: "Permissions given to accounts by slug and by role",
-        kind: Kind {
+        kind: TableLayout {
             columns: &[
                 Column::new("PERMIT ID", Text(&["id"])),
                 Column::new("PERMISSION", Text(&["permission"])),
@@ -277,7 +281,7 @@ pub static RESOURCES: &[Resource] = &[
             ],
             name: "id",
         },
-        list: Some(List { row: LIST_PERMITS.row, items: "permits", one: One::Picked }),
+        list: Some(List { row: LIST_PERMITS.row, items: "permits", one: Lookup::InList }),
         save: Some(Save::new(SAVE_PERMITS.row, "permits")),
         remove: Some(DELETE_GRANT.row),
         ..Resource::NONE
@@ -286,7 +290,7 @@ pub static RESOURCES: &[Resource] = &[
         noun: "enroll",
         aliases: &["enrolls"],
         about: "Role assignments of accounts",
-        kind: Kind {
+        kind: TableLayout {
             columns: &[
                 Column::new("ENROLL ID", Text(&["id"])),
                 Column::new("USER ID", Text(&["userId"])),
@@ -297,7 +301,7 @@ pub static RESOURCES: &[Resource] = &[
             name: "id",
         },
         // It requires a role or an account.
-        list: Some(List { row: LIST_ENROLLS.row, items: "enrolls", one: One::No }),
+        list: Some(List { row: LIST_ENROLLS.row, items: "enrolls", one: Lookup::Unsupported }),
         save: Some(Save::new(SAVE_ENROLLS.row, "enrolls")),
         remove: Some(DELETE_ENROLL.row),
         ..Resource::NONE
@@ -306,7 +310,7 @@ pub static RESOURCES: &[Resource] = &[
         noun: "org",
         aliases: &["organization", "organizations"],
         about: "Organizations and their members",
-        kind: Kind {
+        kind: TableLayout {
             columns: &[
                 Column::new("ORGANIZATION ID", Text(&["id"])),
                 Column::new("SLUG", Text(&["slug"])),
@@ -315,12 +319,12 @@ pub static RESOURCES: &[Resource] = &[
             ],
             name: "id",
         },
-        list: Some(List { row: LIST_ORGANIZATIONS.row, items: "organizations", one: One::By("ids") }),
+        list: Some(List { row: LIST_ORGANIZATIONS.row, items: "organizations", one: Lookup::ByKey("ids") }),
         save: Some(Save::new(SAVE_ORGANIZATION.row, "")),
         remove: Some(DELETE_ORGANIZATION.row),
-        more: &[
-            Verb::new("members", LIST_MEMBERS.row, Answer::Things("members", MEMBERS)),
-            Verb { words: &["userId"], ..Verb::new("add-user", ADD_USER_TO_ORGANIZATION.row, Answer::Nothing) },
+        verbs: &[
+            Verb::new("members", LIST_MEMBERS.row, Answer::Items("members", MEMBERS)),
+            Verb { arguments: &["userId"], ..Verb::new("add-user", ADD_USER_TO_ORGANIZATION.row, Answer::Nothing) },
             Verb::new("set-user", SAVE_MEMBERSHIP.row, Answer::Nothing),
             Verb::new("remove-user", REMOVE_USER_FROM_ORGANIZATION.row, Answer::Nothing),
             Verb::new("release-id", RELEASE_ORGANIZATION_ID.row, Answer::Nothing),
@@ -331,11 +335,11 @@ pub static RESOURCES: &[Resource] = &[
         noun: "app",
         aliases: &["apps"],
         about: "Tenants, each identified by a host",
-        kind: Kind {
+        kind: TableLayout {
             columns: &[Column::new("APP ID", Text(&["id"])), Column::new("HOST", Text(&["host"]))],
             name: "id",
         },
-        list: Some(List { row: LIST_APPS.row, items: "apps", one: One::By("ids") }),
+        list: Some(List { row: LIST_APPS.row, items: "apps", one: Lookup::ByKey("ids") }),
         save: Some(Save::new(UPDATE_APP.row, "")),
         remove: Some(DELETE_APP.row),
         ..Resource::NONE
@@ -344,7 +348,7 @@ pub static RESOURCES: &[Resource] = &[
         noun: "delegation",
         aliases: &["delegations"],
         about: "What services may do for their callers",
-        kind: Kind {
+        kind: TableLayout {
             columns: &[
                 Column::new("SERVICE", Text(&["slug"])),
                 Column::new("OPERATIONS", Text(&["operations"])),
@@ -352,7 +356,7 @@ pub static RESOURCES: &[Resource] = &[
             ],
             name: "slug",
         },
-        list: Some(List { row: LIST_DELEGATIONS.row, items: "delegations", one: One::Picked }),
+        list: Some(List { row: LIST_DELEGATIONS.row, items: "delegations", one: Lookup::InList }),
         save: Some(Save::new(SAVE_DELEGATION.row, "")),
         remove: Some(DELETE_DELEGATION.row),
         ..Resource::NONE
@@ -361,7 +365,7 @@ pub static RESOURCES: &[Resource] = &[
         noun: "audit",
         aliases: &[],
         about: "Audit log of changes and refusals",
-        kind: Kind {
+        kind: TableLayout {
             columns: &[
                 Column::new("AT", Text(&["at"])),
                 Column::new("ACTOR", Text(&["actorSlug", "actorId"])),
@@ -374,14 +378,14 @@ pub static RESOURCES: &[Resource] = &[
             ],
             name: "id",
         },
-        list: Some(List { row: LIST_AUDIT.row, items: "entries", one: One::No }),
+        list: Some(List { row: LIST_AUDIT.row, items: "entries", one: Lookup::Unsupported }),
         ..Resource::NONE
     },
     Resource {
         noun: "invitation",
         aliases: &["invitations"],
         about: "Invitation codes for registration",
-        kind: Kind {
+        kind: TableLayout {
             columns: &[
                 Column::new("INVITATION ID", Text(&["id"])),
                 Column::new("USES LEFT", Text(&["usesLeft"])),
@@ -391,9 +395,9 @@ pub static RESOURCES: &[Resource] = &[
             ],
             name: "id",
         },
-        list: Some(List { row: LIST_INVITATIONS.row, items: "invitations", one: One::Picked }),
+        list: Some(List { row: LIST_INVITATIONS.row, items: "invitations", one: Lookup::InList }),
         remove: Some(REVOKE_INVITATION.row),
-        more: &[Verb::new("create", CREATE_INVITATION.row, Answer::Thing("invitation"))],
+        verbs: &[Verb::new("create", CREATE_INVITATION.row, Answer::Item("invitation"))],
         ..Resource::NONE
     },
 ];
@@ -417,10 +421,10 @@ mod tests {
         let rows: Vec<_> = RESOURCES
             .iter()
             .flat_map(|resource| {
-                let more = resource.more.iter().chain(&resource.get).map(|verb| verb.row);
+                let more = resource.verbs.iter().chain(&resource.get).map(|verb| verb.row);
                 let list = resource.list.as_ref().map(|list| list.row);
                 let save =
-                    resource.save.iter().flat_map(|save| [Some(save.row), save.new.map(|(new, _)| new)]).flatten();
+                    resource.save.iter().flat_map(|save| [Some(save.row), save.create.map(|(new, _)| new)]).flatten();
                 list.into_iter().chain(save).chain(resource.remove).chain(more)
             })
             .map(|row| row.id)
@@ -444,7 +448,7 @@ mod tests {
             if let Some(row) = resource.remove {
                 assert_eq!(row.path_parameters().count(), 1, "{}", resource.noun);
             }
-            if let Some((new, wrapper)) = resource.save.as_ref().and_then(|save| save.new) {
+            if let Some((new, wrapper)) = resource.save.as_ref().and_then(|save| save.create) {
                 let kind = crate::input::Inputs::of(new).body_kind(wrapper).map(str::to_owned);
                 assert_eq!(kind.as_deref(), Some("object"), "{}", resource.noun);
             }

@@ -4,22 +4,22 @@
 use std::{fs, process::Stdio, sync::Mutex};
 
 use openorch_test_support::{
-    Hold, hold,
+    GateOpener, gate,
     process::{interrupt, wait},
     stub::{Request, Stub, json},
 };
 
-use crate::support::{Home, Ran};
+use crate::support::{CommandOutput, Home};
 
 /// A server that answers every request with these bytes.
-fn saying(bytes: impl Into<String>) -> Stub {
+fn fixed_response(bytes: impl Into<String>) -> Stub {
     let bytes = bytes.into();
     Stub::new(move |_| bytes.clone())
 }
 
 /// A server that does not answer until it is dropped.
-fn silent() -> (Stub, Hold) {
-    let (let_go, held) = hold();
+fn silent() -> (Stub, GateOpener) {
+    let (let_go, held) = gate();
     let stub = Stub::new(move |_: &Request| {
         held.wait();
         json(200, "{}")
@@ -35,7 +35,7 @@ fn a_server_that_is_no_daemon_is_told_as_one() {
         format!("{head}\r\n\r\n{page}")
     };
     for status in ["200 OK", "404 Not Found", "502 Bad Gateway"] {
-        let stub = saying(html(status));
+        let stub = fixed_response(html(status));
         let home = Home::signed_in(&stub);
         let ran = home.oo("instance ls");
         assert_ne!(ran.code, 0, "{status}");
@@ -45,8 +45,8 @@ fn a_server_that_is_no_daemon_is_told_as_one() {
         assert_eq!(doctor.code, 1, "{}", doctor.out);
         assert!(doctor.out.contains("another program answers"), "{}", doctor.out);
     }
-    let home = Home::signed_in(&saying("SSH-2.0-OpenSSH_9.6\r\n"));
-    home.oo("instance ls").fails(5, "no response from");
+    let home = Home::signed_in(&fixed_response("SSH-2.0-OpenSSH_9.6\r\n"));
+    home.oo("instance ls").expect_error(5, "no response from");
 }
 
 #[test]
@@ -59,8 +59,8 @@ fn a_daemon_of_another_version_is_told_as_one() {
         _ => json(200, r#"{"user":{"id":"usr_1","slug":"openorch"}}"#),
     });
     let home = Home::signed_in(&stub);
-    home.oo("instance ls").fails(3, "`oo doctor` compares the versions");
-    home.oo("node ls").fails(1, "unexpected response");
+    home.oo("instance ls").expect_error(3, "`oo doctor` compares the versions");
+    home.oo("node ls").expect_error(1, "unexpected response");
     let doctor = home.oo("doctor");
     assert_eq!(doctor.code, 1);
     assert!(doctor.out.contains("daemon 99.0.0: they differ"), "{}", doctor.out);
@@ -71,7 +71,7 @@ fn a_daemon_of_another_version_is_told_as_one() {
 #[test]
 fn a_daemon_whose_clock_is_wrong_is_told() {
     let body = r#"{"name":"OpenOrch","version":"0.1.0"}"#;
-    let stub = saying(format!(
+    let stub = fixed_response(format!(
         "HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 2015 00:00:00 GMT\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     ));
@@ -83,9 +83,9 @@ fn a_daemon_whose_clock_is_wrong_is_told() {
 fn a_slow_server_is_given_up_when_patience_ends() {
     let (stub, _let_go) = silent();
     let home = Home::signed_in(&stub);
-    home.oo("--timeout 0.05 instance ls").fails(5, "within 0.05 s; `--timeout` changes the limit");
-    home.oo("whoami --timeout 0.05").fails(5, "no answer from");
-    home.oo("--timeout 0.05 get /x").fails(5, "no answer from");
+    home.oo("--timeout 0.05 instance ls").expect_error(5, "within 0.05 s; `--timeout` changes the limit");
+    home.oo("whoami --timeout 0.05").expect_error(5, "no answer from");
+    home.oo("--timeout 0.05 get /x").expect_error(5, "no answer from");
     assert!(home.oo("--timeout 0.05 doctor").out.contains("daemon        FAIL"));
 }
 
@@ -94,7 +94,7 @@ fn an_answer_that_is_cut_is_not_shown() {
     let stub = Stub::new(|_| "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"instances\": [".into());
     let home = Home::signed_in(&stub);
     let mut command = home.command("call listInstances --slug=hang-up");
-    let ran = Ran::of(command.output().unwrap());
+    let ran = CommandOutput::of(command.output().unwrap());
     assert!(ran.code == 1 && ran.out.is_empty() && ran.err.contains("cut"), "{ran:?}");
 }
 
@@ -105,17 +105,17 @@ fn settings_that_are_broken_are_told_and_kept_aside_by_the_next_sign_in() {
         let home = Home::new();
         home.write_settings(text);
         home.oo("instance ls")
-            .fails(1, "not a settings file of `oo`; repair it, or start over with `oo env add NAME URL`");
+            .expect_error(1, "not a settings file of `oo`; repair it, or start over with `oo env add NAME URL`");
         for line in ["login openorch", "env select here", "env rm here", "switch openorch", "logout"] {
-            home.oo_with(line, "x\n").fails(1, "not a settings file");
+            home.oo_with_input(line, "x\n").expect_error(1, "not a settings file");
         }
         assert_eq!(fs::read_to_string(home.settings()).unwrap(), text);
         let ran = home.oo(&format!("env add here {}", stub.url));
         assert!(ran.code == 0 && ran.err.contains("it was renamed to"), "{}", ran.err);
         let aside = home.settings().with_file_name("cliConfig.yaml.broken");
         assert_eq!(fs::read_to_string(aside).unwrap(), text);
-        home.oo_with("login openorch", "x\n").is(0, "", "");
-        home.oo("token").is(0, "t\n", "");
+        home.oo_with_input("login openorch", "x\n").expect(0, "", "");
+        home.oo("token").expect(0, "t\n", "");
     }
 }
 
@@ -123,12 +123,13 @@ fn settings_that_are_broken_are_told_and_kept_aside_by_the_next_sign_in() {
 fn a_selection_that_leads_nowhere_is_told() {
     let home = Home::new();
     home.write_settings("selectedEnvironment: gone\nenvironments: {here: {url: 'http://127.0.0.1:9'}}\n");
-    home.oo("instance ls").fails(3, "the selected environment `gone` no longer exists; list them with `oo env ls`");
-    home.oo("env current").fails(3, "`gone`");
+    home.oo("instance ls")
+        .expect_error(3, "the selected environment `gone` no longer exists; list them with `oo env ls`");
+    home.oo("env current").expect_error(3, "`gone`");
     home.write_settings("selectedEnvironment: here\nenvironments: {here: {url: nonsense}}\n");
-    home.oo("get /x").fails(2, "`nonsense` is not a server URL");
+    home.oo("get /x").expect_error(2, "`nonsense` is not a server URL");
     home.write_settings("selectedEnvironment: s\nenvironments: {s: {url: 'http://127.0.0.1:9', selectedUser: gone}}\n");
-    home.oo("instance ls").fails(4, "not signed in to");
+    home.oo("instance ls").expect_error(4, "not signed in to");
 }
 
 #[cfg(unix)]
@@ -139,12 +140,12 @@ fn without_a_home_what_needs_none_works() {
         let mut command = Home::new().command(line);
         // Empty, because an unset HOME is looked up in the account database.
         command.env("HOME", "").envs(variables.iter().copied());
-        Ran::of(command.output().unwrap())
+        CommandOutput::of(command.output().unwrap())
     };
-    run("instance ls", &[]).fails(1, "there is no home directory to store settings in; set HOME");
-    run("env add a http://127.0.0.1:1", &[]).fails(1, "set HOME");
+    run("instance ls", &[]).expect_error(1, "there is no home directory to store settings in; set HOME");
+    run("env add a http://127.0.0.1:1", &[]).expect_error(1, "set HOME");
     let scripts = [("OPENORCH_URL", stub.url.as_str()), ("OPENORCH_TOKEN", "t")];
-    run("node ls -o json", &scripts).is(0, "[]\n", "");
+    run("node ls -o json", &scripts).expect(0, "[]\n", "");
     assert_eq!(run("version", &[]).code, 0);
     assert!(run("doctor", &[]).out.contains("there is no home directory"));
 }
@@ -159,7 +160,7 @@ fn settings_that_cannot_be_written_or_read_are_told() {
     assert!(ran.code == 1 && ran.err.contains("cliConfig.yaml"), "{}", ran.err);
     let home = Home::new();
     fs::create_dir_all(home.settings()).unwrap();
-    home.oo("instance ls").fails(1, "cannot read the settings");
+    home.oo("instance ls").expect_error(1, "cannot read the settings");
 }
 
 #[cfg(unix)]
@@ -169,7 +170,7 @@ fn ctrl_c_while_a_call_runs_says_what_is_not_known() {
     let interrupted = |stub: &Stub, line: &str| {
         let home = Home::signed_in(stub);
         let before = fs::read(home.settings()).unwrap();
-        let seen = stub.seen().len();
+        let seen = stub.requests().len();
         let mut command = home.command(line);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         stub.wait("the call", |requests| requests.len() > seen);
@@ -178,12 +179,12 @@ fn ctrl_c_while_a_call_runs_says_what_is_not_known() {
         assert_eq!(output.status.signal(), None);
         assert_eq!(fs::read(home.settings()).unwrap(), before);
         assert_eq!(fs::read_dir(home.settings().parent().unwrap()).unwrap().count(), 1, "no temporary file remains");
-        Ran::of(output)
+        CommandOutput::of(output)
     };
     let (stub, _let_go) = silent();
-    interrupted(&stub, "instance ls").is(130, "", "Error: interrupted by Ctrl-C\n");
+    interrupted(&stub, "instance ls").expect(130, "", "Error: interrupted by Ctrl-C\n");
     let told = "removeInstance was in progress; its outcome is unknown";
-    interrupted(&stub, "instance rm -y a b").is(
+    interrupted(&stub, "instance rm -y a b").expect(
         130,
         "",
         &format!("Error: interrupted by Ctrl-C; 0 of 2 were removed; {told}\n"),
@@ -221,15 +222,15 @@ fn ctrl_c_ends_a_program_that_is_held_up_by_its_reader_or_by_a_lock() {
 fn nothing_is_asked_of_the_server_whose_answer_could_not_be_kept() {
     let stub = Stub::new(|_| json(200, r#"{"token":{"token":"t"}}"#));
     let home = Home::new();
-    home.oo(&format!("env add here {}", stub.url)).is(0, "", "");
+    home.oo(&format!("env add here {}", stub.url)).expect(0, "", "");
     // A directory in place of the lock file; permissions would not stop a test that runs as root.
     let lock = home.settings().with_file_name("cliConfig.yaml.lock");
     fs::remove_file(&lock).unwrap();
     fs::create_dir(&lock).unwrap();
     for line in ["register joe", "login joe"] {
-        home.oo_with(line, "x\n").fails(1, "OPENORCH_TOKEN and OPENORCH_URL set");
+        home.oo_with_input(line, "x\n").expect_error(1, "OPENORCH_TOKEN and OPENORCH_URL set");
     }
-    assert_eq!(stub.seen().len(), 0);
+    assert_eq!(stub.requests().len(), 0);
 }
 
 #[test]
@@ -242,8 +243,8 @@ fn an_account_that_was_made_is_told_where_its_token_cannot_be_kept() {
         fs::create_dir(&settings).unwrap();
         json(200, r#"{"token":{"token":"t"}}"#)
     });
-    home.oo(&format!("env add here {}", stub.url)).is(0, "", "");
-    let ran = home.oo_with("register joe", "x\n");
+    home.oo(&format!("env add here {}", stub.url)).expect(0, "", "");
+    let ran = home.oo_with_input("register joe", "x\n");
     assert!(ran.code == 1 && ran.err.contains("cliConfig.yaml"), "{}", ran.err);
     let told = "hint: the account was created, but its token could not be stored; `oo login joe` gets another one";
     assert!(ran.err.contains(told), "{}", ran.err);
@@ -256,7 +257,7 @@ fn a_server_that_says_all_is_well_to_everything_is_nobodys_daemon() {
         _ => json(200, "{}"),
     });
     let home = Home::signed_in(&stub);
-    home.oo("whoami").fails(1, "unexpected response");
+    home.oo("whoami").expect_error(1, "unexpected response");
     assert!(home.oo("doctor").out.contains("does not return the account of this token"), "{}", home.oo("doctor").out);
 }
 
@@ -271,8 +272,8 @@ fn an_answer_without_end_is_not_kept_and_what_is_no_json_is_handed_on() {
         format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}")
     });
     let home = Home::signed_in(&stub);
-    home.oo("get /json").fails(1, "the body exceeds the client's limit of 67108864 bytes");
-    home.oo("instance ls").fails(1, "the body exceeds the client's limit of 67108864 bytes");
+    home.oo("get /json").expect_error(1, "the body exceeds the client's limit of 67108864 bytes");
+    home.oo("instance ls").expect_error(1, "the body exceeds the client's limit of 67108864 bytes");
     let ran = home.oo("get /text");
     assert_eq!((ran.code, ran.out.len()), (0, 1 << 20), "{}", ran.err);
 }
@@ -286,7 +287,7 @@ fn numbers_are_shown_with_all_their_digits() {
     let home = Home::signed_in(&stub);
     let shown = "{\n  \"b\": 12345678901234567890123,\n  \"a\": 1.50,\n  \"c\": \"\\u009b\"\n}\n";
     for line in ["get /x", "get -o yaml /x", "post /x", "call selfNode"] {
-        home.oo(line).is(0, shown, "");
+        home.oo(line).expect(0, shown, "");
     }
     for line in ["node ls -o json", "node ls -o yaml", "node get u"] {
         assert!(home.oo(line).out.contains("12345678901234567890123"), "{line}");
@@ -316,7 +317,7 @@ fn a_watched_list_is_shown_again_and_outlives_the_server_being_away() {
         let out = BufReader::new(child.stdout.take().unwrap()).lines();
         assert_eq!(out.take(lines.len()).map(Result::unwrap).collect::<Vec<_>>(), lines, "{format}");
         // The reader has closed the pipe: the command ends without an error.
-        let ran = Ran::of(child.wait_with_output().unwrap());
+        let ran = CommandOutput::of(child.wait_with_output().unwrap());
         assert!(ran.code == 0 && ran.err.starts_with("warning: ") && !ran.err.contains('\u{fffd}'), "{ran:?}");
     }
     let home = Home::new();
@@ -329,7 +330,7 @@ fn a_token_that_no_token_can_be_is_not_kept_and_spoils_nothing() {
         let body = serde_json::json!({ "token": { "token": token, "userId": "u" } }).to_string();
         let (home, stub) = (Home::new(), Stub::new(move |_: &Request| json(200, &body)));
         home.write_settings(format!("selectedEnvironment: s\nenvironments:\n  s: {{url: '{}'}}\n", stub.url));
-        home.oo_with("login ann", "pass\n").fails(1, "invalid token");
+        home.oo_with_input("login ann", "pass\n").expect_error(1, "invalid token");
         let kept = fs::read_to_string(home.settings()).unwrap();
         assert!(kept.len() < 1000 && !kept.contains("ann"), "{kept}");
     }
@@ -344,5 +345,5 @@ fn a_redirect_is_followed_within_one_service_alone() {
         _ => json(200, "{}"),
     });
     let home = Home::signed_in(&stub);
-    home.oo("get /evil-svc/x").fails(1, "redirect to `/bank-svc/transfer");
+    home.oo("get /evil-svc/x").expect_error(1, "redirect to `/bank-svc/transfer");
 }

@@ -8,8 +8,8 @@ use crate::support::Home;
 fn the_help_texts_are_the_golden_ones() {
     let home = Home::new();
     // Every command has a manual page, so this covers all of them.
-    let pages = home.folder.path().join("man");
-    home.oo_words(&["man", "-d", pages.to_str().unwrap()]).is(0, "", "");
+    let pages = home.directory.path().join("man");
+    home.oo_words(&["man", "-d", pages.to_str().unwrap()]).expect(0, "", "");
     let mut names: Vec<String> =
         fs::read_dir(&pages).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -47,5 +47,5 @@ fn the_manual_has_a_page_for_each_command() {
         "{}",
         home.oo("man instance ls").out
     );
-    home.oo("man frobnicate").fails(2, "there is no command `frobnicate`");
+    home.oo("man frobnicate").expect_error(2, "there is no command `frobnicate`");
 }

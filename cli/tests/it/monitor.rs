@@ -10,15 +10,15 @@ use std::{
 };
 
 use openorch_test_support::{
-    PATIENCE, free_address,
+    WAIT_TIMEOUT, free_address,
     process::{self, Process, interrupt, wait},
 };
 use serde_json::Value;
 
 use crate::support::Home;
 
-fn daemon(folder: &Path, address: SocketAddr) -> Process {
-    let mut command = process::command(process::program(), folder);
+fn daemon(data_dir: &Path, address: SocketAddr) -> Process {
+    let mut command = process::command(process::daemon_binary(), data_dir);
     process::run(command.env("OPENORCH_LISTEN", address.to_string()).env("OPENORCH_EVENTS_RECONNECT_DELAY", "100ms"))
 }
 
@@ -31,12 +31,12 @@ struct Monitor {
 
 /// Reads lines as they arrive.
 fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         // The receiver may have been dropped.
-        BufReader::new(from).lines().map_while(Result::ok).take_while(|line| tell.send(line.clone()).is_ok()).count()
+        BufReader::new(from).lines().map_while(Result::ok).take_while(|line| sender.send(line.clone()).is_ok()).count()
     });
-    told
+    receiver
 }
 
 impl Monitor {
@@ -51,11 +51,11 @@ impl Monitor {
     }
 
     fn next(&self) -> String {
-        self.out.recv_timeout(PATIENCE).expect("a line")
+        self.out.recv_timeout(WAIT_TIMEOUT).expect("a line")
     }
 
-    fn warned(&self) -> String {
-        self.err.recv_timeout(PATIENCE).expect("a warning")
+    fn next_warning(&self) -> String {
+        self.err.recv_timeout(WAIT_TIMEOUT).expect("a warning")
     }
 
     fn stop(mut self) {
@@ -76,8 +76,8 @@ impl Drop for Monitor {
 fn requests_are_shown_as_they_happen_and_again_after_a_restart_of_the_daemon() {
     let (folder, home, address) = (tempfile::tempdir().unwrap(), Home::new(), free_address());
     let running = daemon(folder.path(), address);
-    home.oo(&format!("env add here {}", running.url)).is(0, "", "");
-    home.oo_with("login openorch", "changeme\n").is(0, "", "");
+    home.oo(&format!("env add here {}", running.url)).expect(0, "", "");
+    home.oo_with_input("login openorch", "changeme\n").expect(0, "", "");
     let table = Monitor::start(&home, "--service registry-svc");
     assert!(
         table.next().starts_with("AT                            STATUS   DURATION"),
@@ -100,11 +100,11 @@ fn requests_are_shown_as_they_happen_and_again_after_a_restart_of_the_daemon() {
     json.stop();
 
     running.terminate();
-    let lost = table.warned();
+    let lost = table.next_warning();
     assert!(lost.contains("lost the connection") && lost.contains("reconnecting in 0.1 s"), "{lost}");
     drop(running);
     let running = daemon(folder.path(), address);
-    let resumed = table.warned();
+    let resumed = table.next_warning();
     assert!(resumed.contains("reconnected"), "{resumed}");
     assert_eq!(home.oo("node ls").code, 0);
     assert!(table.next().ends_with("/registry-svc/nodes"));
@@ -116,17 +116,17 @@ fn requests_are_shown_as_they_happen_and_again_after_a_restart_of_the_daemon() {
 fn who_may_not_follow_is_told_why_and_a_session_that_ends_ends_it() {
     let (folder, home) = (tempfile::tempdir().unwrap(), Home::new());
     let running = daemon(folder.path(), free_address());
-    home.oo(&format!("env add here {}", running.url)).is(0, "", "");
-    home.oo("monitor").fails(4, "not signed in to");
-    home.oo_with("register ann", "password1\n");
-    home.oo("monitor").fails(4, "lacks the permission `platform-svc:request:monitor`");
+    home.oo(&format!("env add here {}", running.url)).expect(0, "", "");
+    home.oo("monitor").expect_error(4, "not signed in to");
+    home.oo_with_input("register ann", "password1\n");
+    home.oo("monitor").expect_error(4, "lacks the permission `platform-svc:request:monitor`");
     let wrong = home.oo("monitor --status 7xx");
     assert!(wrong.code == 2 && wrong.err.contains("possible values: 1xx, 2xx"), "{}", wrong.err);
-    home.oo_with("login openorch", "changeme\n").is(0, "", "");
+    home.oo_with_input("login openorch", "changeme\n").expect(0, "", "");
     let mut table = Monitor::start(&home, "");
     table.next();
     assert_eq!(home.oo("logout").code, 0);
-    assert!(table.warned().contains("lost the connection"));
-    let said = table.warned();
+    assert!(table.next_warning().contains("lost the connection"));
+    let said = table.next_warning();
     assert!(said.starts_with("Error: ") && wait(&mut table.child).code() == Some(4), "{said}");
 }

@@ -7,7 +7,7 @@ use std::{io::Read, process::Stdio};
 
 use openorch_test_support::stub::{Request, Stub, json};
 
-use crate::support::{Home, Ran};
+use crate::support::{CommandOutput, Home};
 
 /// `{"ori":["user-svc:admin"]}` as the claims of a token.
 const TOKEN: &str = "e30.eyJvcmkiOlsidXNlci1zdmM6YWRtaW4iXX0.c2ln";
@@ -32,22 +32,22 @@ fn daemon(request: &Request) -> String {
 #[test]
 fn signing_in_from_nothing_keeps_the_token_private_and_prints_none() {
     let (stub, home) = (Stub::new(daemon), Home::new());
-    home.oo(&format!("env add here {}/", stub.url)).is(0, "", "");
-    home.oo_with("login", "openorch\n pass word \n").is(0, "", "");
-    let sent: serde_json::Value = serde_json::from_str(&stub.seen()[0].body).unwrap();
+    home.oo(&format!("env add here {}/", stub.url)).expect(0, "", "");
+    home.oo_with_input("login", "openorch\n pass word \n").expect(0, "", "");
+    let sent: serde_json::Value = serde_json::from_str(&stub.requests()[0].body).unwrap();
     assert_eq!((sent["slug"].as_str(), sent["password"].as_str()), (Some("openorch"), Some(" pass word ")));
     let device = sent["device"].as_str().unwrap().to_owned();
     assert!(device.starts_with("cli@") && device.rsplit_once(':').is_some_and(|(_, own)| own.len() == 6), "{device}");
-    home.oo_with("login openorch", "x\n").is(0, "", "");
-    assert!(stub.seen()[1].body.contains(&device), "one home directory is one device");
+    home.oo_with_input("login openorch", "x\n").expect(0, "", "");
+    assert!(stub.requests()[1].body.contains(&device), "one home directory is one device");
     let other = Home::new();
-    other.oo(&format!("env add here {}/", stub.url)).is(0, "", "");
-    other.oo_with("login openorch", "x\n").is(0, "", "");
-    assert!(!stub.seen()[2].body.contains(&device), "another home directory is another device");
+    other.oo(&format!("env add here {}/", stub.url)).expect(0, "", "");
+    other.oo_with_input("login openorch", "x\n").expect(0, "", "");
+    assert!(!stub.requests()[2].body.contains(&device), "another home directory is another device");
 
-    home.oo("whoami").is(0, "slug: openorch\nid: usr_1\nroles:\n- user-svc:admin\n", "");
-    home.oo("token").is(0, &format!("{TOKEN}\n"), "");
-    assert_eq!(stub.seen()[3].header("authorization"), Some(format!("Bearer {TOKEN}").as_str()));
+    home.oo("whoami").expect(0, "slug: openorch\nid: usr_1\nroles:\n- user-svc:admin\n", "");
+    home.oo("token").expect(0, &format!("{TOKEN}\n"), "");
+    assert_eq!(stub.requests()[3].header("authorization"), Some(format!("Bearer {TOKEN}").as_str()));
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -58,10 +58,10 @@ fn signing_in_from_nothing_keeps_the_token_private_and_prints_none() {
 #[test]
 fn whoever_signs_in_while_the_variable_says_another_is_told() {
     let (stub, home) = (Stub::new(daemon), Home::new());
-    home.oo(&format!("env add here {}", stub.url)).is(0, "", "");
+    home.oo(&format!("env add here {}", stub.url)).expect(0, "", "");
     let run = |line: &str| {
         let mut command = home.command(line);
-        Ran::of(command.env("OPENORCH_TOKEN", "t").output().unwrap())
+        CommandOutput::of(command.env("OPENORCH_TOKEN", "t").output().unwrap())
     };
     for line in ["login openorch changeme", "switch openorch"] {
         let ran = run(line);
@@ -76,12 +76,12 @@ fn whoever_signs_in_while_the_variable_says_another_is_told() {
 #[test]
 fn a_password_as_an_argument_works_with_a_warning() {
     let (stub, home) = (Stub::new(daemon), Home::new());
-    home.oo(&format!("env add here {}", stub.url)).is(0, "", "");
+    home.oo(&format!("env add here {}", stub.url)).expect(0, "", "");
     let ran = home.oo("login openorch changeme");
     assert_eq!((ran.code, ran.out.as_str()), (0, ""));
     assert!(ran.err.starts_with("warning: passwords in arguments"), "{}", ran.err);
-    home.oo_with("login openorch", "wrong\n").is(4, "", "Error: Invalid password [request req-1]\n");
-    home.oo("token").is(0, &format!("{TOKEN}\n"), "");
+    home.oo_with_input("login openorch", "wrong\n").expect(4, "", "Error: Invalid password [request req-1]\n");
+    home.oo("token").expect(0, &format!("{TOKEN}\n"), "");
 }
 
 #[test]
@@ -91,20 +91,20 @@ fn instances_are_a_documented_table_or_data() {
     let table = "INSTANCE ID   URL                     STATUS    OWNER SLUG     LAST HEARTBEAT\n\
                  inst_1        http://127.0.0.1:9311   Healthy   skeleton-svc\n";
     for line in ["instance ls", "i list", "instances ls"] {
-        home.oo(line).is(0, table, "");
+        home.oo(line).expect(0, table, "");
     }
     let data: serde_json::Value = serde_json::from_str(&home.oo("instance ls -o json").out).unwrap();
     assert_eq!(data[0]["slug"], "skeleton-svc");
-    home.oo("node ls").is(0, "NODE ID   URL   LAST HEARTBEAT\n", "");
-    home.oo("instance rm -y inst_1").is(0, "", "");
+    home.oo("node ls").expect(0, "NODE ID   URL   LAST HEARTBEAT\n", "");
+    home.oo("instance rm -y inst_1").expect(0, "", "");
 }
 
 #[test]
 fn how_it_ends_tells_scripts_why() {
     let stub = Stub::new(daemon);
     let home = Home::signed_in(&stub);
-    home.oo("instance rm -y inst_2").is(3, "", "Error: there is no instance with this id [request req-1]\n");
-    home.oo("instance rm -y theirs").is(4, "", "Error: it belongs to another account [request req-1]\n");
+    home.oo("instance rm -y inst_2").expect(3, "", "Error: there is no instance with this id [request req-1]\n");
+    home.oo("instance rm -y theirs").expect(4, "", "Error: it belongs to another account [request req-1]\n");
     for (line, code) in
         [("instance rm", 2), ("frobnicate", 2), ("env typo", 2), ("env rm nope", 3), ("-e nope node ls", 3)]
     {
@@ -117,8 +117,8 @@ fn how_it_ends_tells_scripts_why() {
 
     let nobody = Home::new();
     let free = openorch_test_support::free_address();
-    nobody.oo(&format!("env add gone http://{free}")).is(0, "", "");
-    let ran = nobody.oo_with("login openorch", "x\n");
+    nobody.oo(&format!("env add gone http://{free}")).expect(0, "", "");
+    let ran = nobody.oo_with_input("login openorch", "x\n");
     assert_eq!((ran.code, ran.out.as_str()), (5, ""));
     assert!(ran.err.starts_with(&format!("Error: login: no response from http://{free}: ")), "{}", ran.err);
 }
@@ -128,7 +128,7 @@ fn before_any_sign_in_the_way_to_it_is_told() {
     let home = Home::new();
     let told = "Error: not signed in to `local` (http://127.0.0.1:58231); run `oo login`\n";
     for line in ["token", "whoami", "node ls", "call listNodes"] {
-        home.oo(line).is(4, "", told);
+        home.oo(line).expect(4, "", told);
     }
     assert!(!home.settings().exists(), "nothing is written");
 }
@@ -138,20 +138,20 @@ fn environments_are_added_selected_and_forgotten() {
     let home = Home::new();
     let used =
         "ENV NAME   SELECTED   URL                      DESCRIPTION\nlocal      *          http://127.0.0.1:58231\n";
-    home.oo("env ls").is(0, used, "");
+    home.oo("env ls").expect(0, used, "");
     let current =
         "SELECTED   USERS   URL                      DESCRIPTION\nlocal              http://127.0.0.1:58231\n";
-    home.oo("env current").is(0, current, "");
-    home.oo("env add b http://127.0.0.1:2 second").is(0, "", "");
-    home.oo("environment add a http://127.0.0.1:1/").is(0, "", "");
-    home.oo("e s b").is(0, "", "");
+    home.oo("env current").expect(0, current, "");
+    home.oo("env add b http://127.0.0.1:2 second").expect(0, "", "");
+    home.oo("environment add a http://127.0.0.1:1/").expect(0, "", "");
+    home.oo("e s b").expect(0, "", "");
     let table = "ENV NAME   SELECTED   URL                  DESCRIPTION\n\
                  a                     http://127.0.0.1:1\n\
                  b          *          http://127.0.0.1:2   second\n";
-    home.oo("environments ls").is(0, table, "");
-    home.oo("env add b http://127.0.0.1:3").is(0, "", "");
+    home.oo("environments ls").expect(0, table, "");
+    home.oo("env add b http://127.0.0.1:3").expect(0, "", "");
     assert!(home.oo("env ls").out.contains("http://127.0.0.1:3   second"));
-    home.oo("env rm b").is(0, "", "");
+    home.oo("env rm b").expect(0, "", "");
     let ran = home.oo("node ls");
     assert_eq!((ran.code, ran.err.contains("`oo env select`")), (2, true), "{}", ran.err);
     let ran = home.oo("env add c 127.0.0.1:1");
@@ -165,19 +165,19 @@ fn the_token_for_one_server_is_never_sent_to_another() {
     let run = |line: &str, token: Option<&str>| {
         let mut command = home.command(line);
         command.env("OPENORCH_URL", &other.url).envs(token.map(|token| ("OPENORCH_TOKEN", token)));
-        Ran::of(command.output().unwrap()).code
+        CommandOutput::of(command.output().unwrap()).code
     };
     assert_eq!(run("node ls", None), 4);
     run("call health", None);
-    assert!(other.seen().iter().all(|request| request.header("authorization").is_none()));
+    assert!(other.requests().iter().all(|request| request.header("authorization").is_none()));
     assert_eq!(run("node ls", Some("var")), 0);
-    assert_eq!(other.seen().last().unwrap().header("authorization"), Some("Bearer var"));
+    assert_eq!(other.requests().last().unwrap().header("authorization"), Some("Bearer var"));
     assert_eq!(run("-e s node ls", Some("var")), 0);
-    assert_eq!(one.seen().last().unwrap().header("authorization"), Some("Bearer t0k"));
+    assert_eq!(one.requests().last().unwrap().header("authorization"), Some("Bearer t0k"));
 
     // An environment that now points to another server does not send its old tokens there.
     let forgotten = format!("warning: `s` pointed to {}; its users were signed out here (openorch)\n", one.url);
-    home.oo(&format!("env add s {}", other.url)).is(0, "", &forgotten);
+    home.oo(&format!("env add s {}", other.url)).expect(0, "", &forgotten);
     assert_eq!(home.oo("node ls").code, 4);
 }
 
@@ -185,10 +185,10 @@ fn the_token_for_one_server_is_never_sent_to_another() {
 fn any_operation_can_be_called_by_its_id() {
     let stub = Stub::new(daemon);
     let home = Home::signed_in(&stub);
-    home.oo("call listNodes --ids=a --ids=b").is(0, "{\n  \"nodes\": []\n}\n", "");
-    home.oo_with("call listNodes -o yaml -f -", "ids: [c]\n").is(0, "nodes: []\n", "");
-    home.oo("call deleteNode --url=a/b").is(0, "", "");
-    let seen: Vec<_> = stub.seen().iter().map(|request| format!("{} {}", request.line(), request.body)).collect();
+    home.oo("call listNodes --ids=a --ids=b").expect(0, "{\n  \"nodes\": []\n}\n", "");
+    home.oo_with_input("call listNodes -o yaml -f -", "ids: [c]\n").expect(0, "nodes: []\n", "");
+    home.oo("call deleteNode --url=a/b").expect(0, "", "");
+    let seen: Vec<_> = stub.requests().iter().map(|request| format!("{} {}", request.line(), request.body)).collect();
     let expected = [
         r#"POST /registry-svc/nodes {"ids":["a","b"]}"#,
         r#"POST /registry-svc/nodes {"ids":["c"]}"#,
@@ -212,7 +212,7 @@ fn any_operation_can_be_called_by_its_id() {
         let ran = home.oo(line);
         assert_eq!((ran.code, ran.err.contains(words)), (2, true), "{line}: {}", ran.err);
     }
-    assert_eq!(stub.seen().len(), 3, "invalid calls are not sent");
+    assert_eq!(stub.requests().len(), 3, "invalid calls are not sent");
 }
 
 #[cfg(unix)]
@@ -229,11 +229,11 @@ fn a_reader_who_has_seen_enough_is_no_failure() {
 #[test]
 fn two_sign_ins_at_once_lose_nothing() {
     let (stub, home) = (Stub::new(daemon), Home::new());
-    home.oo(&format!("env add here {}", stub.url)).is(0, "", "");
+    home.oo(&format!("env add here {}", stub.url)).expect(0, "", "");
     std::thread::scope(|threads| {
         for user in ["a", "b", "c", "d"] {
             let home = &home;
-            threads.spawn(move || home.oo_with(&format!("login {user}"), "x\n").is(0, "", ""));
+            threads.spawn(move || home.oo_with_input(&format!("login {user}"), "x\n").expect(0, "", ""));
         }
     });
     let users: serde_json::Value = serde_json::from_str(&home.oo("env current -o json").out).unwrap();
@@ -248,11 +248,11 @@ fn a_contact_is_added_by_the_code_that_arrives_there() {
         _ => json(200, r#"{"contacts":[{"id":"ann@example.org","platform":"email","verified":true}]}"#),
     });
     let home = Home::signed_in(&stub);
-    home.oo("contact add Ann@Example.org").is(0, "otp_1\n", "");
-    home.oo("contact add Ann@Example.org -o json").is(0, "\"otp_1\"\n", "");
-    home.oo("contact verify otp_1 012345").is(0, "", "");
-    home.oo("contact ls -o name").is(0, "ann@example.org\n", "");
-    let bodies: Vec<String> = stub.seen().into_iter().map(|request| request.body).collect();
+    home.oo("contact add Ann@Example.org").expect(0, "otp_1\n", "");
+    home.oo("contact add Ann@Example.org -o json").expect(0, "\"otp_1\"\n", "");
+    home.oo("contact verify otp_1 012345").expect(0, "", "");
+    home.oo("contact ls -o name").expect(0, "ann@example.org\n", "");
+    let bodies: Vec<String> = stub.requests().into_iter().map(|request| request.body).collect();
     assert!(bodies[0].contains(r#""contactId":"Ann@Example.org""#), "{bodies:?}");
     assert!(bodies[2].contains(r#""otpCode":"012345""#) && bodies[2].contains(r#""otpId":"otp_1""#), "{bodies:?}");
 }

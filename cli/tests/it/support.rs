@@ -13,12 +13,12 @@ use openorch_test_support::{
 };
 
 pub struct Home {
-    pub folder: tempfile::TempDir,
+    pub directory: tempfile::TempDir,
 }
 
 impl Home {
     pub fn new() -> Home {
-        Home { folder: tempfile::tempdir().unwrap() }
+        Home { directory: tempfile::tempdir().unwrap() }
     }
 
     /// A home in which `openorch` is signed in to the stub.
@@ -31,7 +31,7 @@ impl Home {
     }
 
     pub fn settings(&self) -> PathBuf {
-        self.folder.path().join(".openorch/cliConfig.yaml")
+        self.directory.path().join(".openorch/cliConfig.yaml")
     }
 
     pub fn write_settings(&self, text: impl AsRef<[u8]>) {
@@ -41,7 +41,7 @@ impl Home {
 
     /// Writes a file beside the settings; returns its path.
     pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
-        let path = self.folder.path().join(name);
+        let path = self.directory.path().join(name);
         fs::write(&path, content).unwrap();
         path.to_str().unwrap().to_owned()
     }
@@ -55,22 +55,22 @@ impl Home {
 
     /// Sets the home directory and clears the test's own environment.
     pub fn prepare(&self, command: &mut Command) {
-        command.env("HOME", self.folder.path()).env("USERPROFILE", self.folder.path()).stdin(Stdio::null());
+        command.env("HOME", self.directory.path()).env("USERPROFILE", self.directory.path()).stdin(Stdio::null());
         for name in ["OPENORCH_URL", "OPENORCH_TOKEN", "NO_COLOR", "CLICOLOR_FORCE"] {
             command.env_remove(name);
         }
     }
 
-    pub fn oo(&self, line: &str) -> Ran {
-        Ran::of(self.command(line).output().unwrap())
+    pub fn oo(&self, line: &str) -> CommandOutput {
+        CommandOutput::of(self.command(line).output().unwrap())
     }
 
     /// For words that contain spaces.
-    pub fn oo_words(&self, words: &[&str]) -> Ran {
-        Ran::of(self.command("").args(words).output().unwrap())
+    pub fn oo_words(&self, words: &[&str]) -> CommandOutput {
+        CommandOutput::of(self.command("").args(words).output().unwrap())
     }
 
-    pub fn oo_with(&self, line: &str, input: &str) -> Ran {
+    pub fn oo_with_input(&self, line: &str, input: &str) -> CommandOutput {
         let mut command = self.command(line);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -79,20 +79,20 @@ impl Home {
             Err(why) if why.kind() == ErrorKind::BrokenPipe => {}
             written => written.unwrap(),
         }
-        Ran::of(child.wait_with_output().unwrap())
+        CommandOutput::of(child.wait_with_output().unwrap())
     }
 }
 
 #[derive(Debug)]
-pub struct Ran {
+pub struct CommandOutput {
     pub code: i32,
     pub out: String,
     pub err: String,
 }
 
-impl Ran {
-    pub fn of(output: Output) -> Ran {
-        Ran {
+impl CommandOutput {
+    pub fn of(output: Output) -> CommandOutput {
+        CommandOutput {
             code: output.status.code().unwrap_or(-1),
             out: String::from_utf8(output.stdout).unwrap(),
             err: String::from_utf8(output.stderr).unwrap(),
@@ -100,13 +100,13 @@ impl Ran {
     }
 
     #[track_caller]
-    pub fn is(&self, code: i32, out: &str, err: &str) {
+    pub fn expect(&self, code: i32, out: &str, err: &str) {
         assert_eq!((self.code, self.out.as_str(), self.err.as_str()), (code, out, err));
     }
 
     /// Checks the exit code, that stdout is empty, and that the error contains these words.
     #[track_caller]
-    pub fn fails(&self, code: i32, words: &str) {
+    pub fn expect_error(&self, code: i32, words: &str) {
         assert_eq!((self.code, self.out.as_str()), (code, ""), "{}", self.err);
         assert!(self.err.starts_with("Error: ") && self.err.contains(words), "`{words}` is not in {}", self.err);
     }
@@ -116,14 +116,14 @@ impl Ran {
 pub struct Daemon {
     pub url: String,
     _process: Process,
-    _folder: tempfile::TempDir,
+    _data_dir: tempfile::TempDir,
 }
 
 impl Daemon {
     pub fn start() -> Daemon {
         let folder = tempfile::tempdir().unwrap();
-        let mut command = process::command(process::program(), folder.path());
+        let mut command = process::command(process::daemon_binary(), folder.path());
         let process = process::run(command.args(["--registry-probe-interval", "200ms"]));
-        Daemon { url: process.url.clone(), _process: process, _folder: folder }
+        Daemon { url: process.url.clone(), _process: process, _data_dir: folder }
     }
 }

@@ -19,7 +19,12 @@ use openorch_test_support::{
 use crate::support::Home;
 
 /// Types an answer after each prompt of `oo`; returns the terminal's output and the exit code.
-fn typed(home: &Home, line: &str, talk: &[(&str, &str)], variables: &[(&str, &str)]) -> Option<(String, i32)> {
+fn run_in_terminal(
+    home: &Home,
+    line: &str,
+    talk: &[(&str, &str)],
+    variables: &[(&str, &str)],
+) -> Option<(String, i32)> {
     let mut command = Command::new("script");
     let oo = env!("CARGO_BIN_EXE_oo");
     // `exec`, so that `script` returns the exit code of `oo`. A shell that runs the tests in the background makes them
@@ -62,28 +67,28 @@ fn server() -> Stub {
 fn removing_asks_unless_told_not_to() {
     let stub = server();
     let home = Home::signed_in(&stub);
-    let Some((shown, code)) = typed(&home, "instance rm inst_1", &[("[y/N] ", "n\n")], &[]) else { return };
+    let Some((shown, code)) = run_in_terminal(&home, "instance rm inst_1", &[("[y/N] ", "n\n")], &[]) else { return };
     assert!(shown.contains("Remove the instance inst_1? [y/N]") && code == 1, "{shown}");
     assert!(shown.contains("cancelled"), "{shown}");
-    assert_eq!(stub.seen().len(), 0);
-    assert_eq!(typed(&home, "instance rm inst_1", &[("[y/N] ", "y\n")], &[]).unwrap().1, 0);
-    assert_eq!(stub.seen().len(), 1);
-    let (shown, code) = typed(&home, "instance rm -y inst_1", &[], &[]).unwrap();
+    assert_eq!(stub.requests().len(), 0);
+    assert_eq!(run_in_terminal(&home, "instance rm inst_1", &[("[y/N] ", "y\n")], &[]).unwrap().1, 0);
+    assert_eq!(stub.requests().len(), 1);
+    let (shown, code) = run_in_terminal(&home, "instance rm -y inst_1", &[], &[]).unwrap();
     assert!(!shown.contains("[y/N]") && code == 0, "{shown}");
-    assert_eq!(stub.seen().len(), 2);
+    assert_eq!(stub.requests().len(), 2);
 }
 
 #[test]
 fn colours_are_shown_on_a_terminal_unless_they_are_not_wanted() {
     let stub = server();
     let home = Home::signed_in(&stub);
-    let Some((shown, _)) = typed(&home, "instance ls", &[], &[]) else { return };
+    let Some((shown, _)) = run_in_terminal(&home, "instance ls", &[], &[]) else { return };
     assert!(shown.contains("\u{1b}[32mHealthy\u{1b}[0m"), "{shown:?}");
     for variable in [("NO_COLOR", "1"), ("TERM", "dumb")] {
-        let (shown, _) = typed(&home, "instance ls", &[], &[variable]).unwrap();
+        let (shown, _) = run_in_terminal(&home, "instance ls", &[], &[variable]).unwrap();
         assert!(shown.contains("Healthy") && !shown.contains('\u{1b}'), "{shown:?}");
     }
-    let (shown, code) = typed(&home, "get /x", &[], &[]).unwrap();
+    let (shown, code) = run_in_terminal(&home, "get /x", &[], &[]).unwrap();
     assert!(shown.contains("\u{1b}[31mError:\u{1b}[0m nothing") && code == 3, "{shown:?}");
     assert!(!home.oo("instance ls").out.contains('\u{1b}'));
 }
@@ -95,7 +100,7 @@ fn what_a_service_says_cannot_steer_the_terminal() {
         format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}", body.len())
     });
     let home = Home::signed_in(&stub);
-    let Some((shown, code)) = typed(&home, "get /x", &[], &[]) else { return };
+    let Some((shown, code)) = run_in_terminal(&home, "get /x", &[], &[]) else { return };
     assert!(shown.contains("one\ttwo\r\n") && code == 0, "{shown:?}");
     assert!(!shown.contains('\u{1b}') && !shown.contains('\u{9b}'), "{shown:?}");
     assert!(home.oo("get /x").out.contains('\u{1b}'), "a file receives the original bytes");
@@ -105,21 +110,22 @@ fn what_a_service_says_cannot_steer_the_terminal() {
 fn a_password_is_asked_for_without_echo_and_a_new_one_twice() {
     let stub = server();
     let home = Home::signed_in(&stub);
-    let Some((shown, code)) = typed(&home, "login", &[("slug: ", "me\n"), ("password: ", "s3cret\n")], &[]) else {
+    let Some((shown, code)) = run_in_terminal(&home, "login", &[("slug: ", "me\n"), ("password: ", "s3cret\n")], &[])
+    else {
         return;
     };
     assert!(shown.contains("Enter slug: ") && shown.contains("Enter password: ") && code == 0, "{shown}");
-    assert!(stub.seen()[0].body.contains(r#""password":"s3cret""#), "{}", stub.seen()[0].body);
+    assert!(stub.requests()[0].body.contains(r#""password":"s3cret""#), "{}", stub.requests()[0].body);
     let (shown, code) =
-        typed(&home, "register me", &[("password: ", "one\n"), ("new password: ", "two\n")], &[]).unwrap();
+        run_in_terminal(&home, "register me", &[("password: ", "one\n"), ("new password: ", "two\n")], &[]).unwrap();
     assert!(shown.contains("the passwords do not match; nothing was changed") && code == 2, "{shown}");
     // Ctrl-C at the prompt.
-    let (shown, code) = typed(&home, "login me", &[("password: ", "\u{3}")], &[]).unwrap();
+    let (shown, code) = run_in_terminal(&home, "login me", &[("password: ", "\u{3}")], &[]).unwrap();
     assert!(!shown.contains("s3cret") && code == 130, "{shown}");
     // Ctrl-D at the prompt. The newline is for a terminal that is still in line mode.
-    let (shown, code) = typed(&home, "login me", &[("password: ", "\u{4}\n")], &[]).unwrap();
+    let (shown, code) = run_in_terminal(&home, "login me", &[("password: ", "\u{4}\n")], &[]).unwrap();
     assert!(shown.contains("a password is required; type it at the prompt") && code == 2, "{shown}");
-    assert_eq!(stub.seen().len(), 1);
+    assert_eq!(stub.requests().len(), 1);
 }
 
 #[test]
@@ -136,9 +142,9 @@ fn waiting_long_is_shown() {
         }
     });
     let home = Home::signed_in(&stub);
-    let Some((shown, _)) = typed(&home, "node ls", &[], &[]) else { return };
+    let Some((shown, _)) = run_in_terminal(&home, "node ls", &[], &[]) else { return };
     let line = format!("waiting for {}, 1 s (Ctrl-C stops)", stub.url);
     assert!(shown.contains(&line) && shown.contains("\u{1b}[KNODE ID"), "{shown:?}");
     is_slow.store(false, SeqCst);
-    assert!(!typed(&home, "node ls", &[], &[]).unwrap().0.contains("waiting"));
+    assert!(!run_in_terminal(&home, "node ls", &[], &[]).unwrap().0.contains("waiting"));
 }

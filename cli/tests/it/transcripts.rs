@@ -22,7 +22,7 @@ macro_rules! transcripts {
 
         #[test]
         fn every_transcript_is_run() {
-            let files = fs::read_dir(folder()).unwrap().count();
+            let files = fs::read_dir(transcript_dir()).unwrap().count();
             assert_eq!(files, [$(stringify!($name)),*].len());
         }
     };
@@ -32,14 +32,14 @@ transcripts! {
     first_steps backup users accounts roles organizations policies environments raw_calls operations batch groups files doctor
 }
 
-fn folder() -> std::path::PathBuf {
+fn transcript_dir() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/transcripts")
 }
 
 fn check(name: &str) {
-    let path = folder().join(name);
+    let path = transcript_dir().join(name);
     let golden = fs::read_to_string(&path).unwrap();
-    let played = play(&golden);
+    let played = run_transcript(&golden);
     if std::env::var_os("UPDATE").is_some() {
         fs::write(&path, &played).unwrap();
     } else if golden != played {
@@ -49,7 +49,7 @@ fn check(name: &str) {
 }
 
 /// Runs the transcript and returns the new one.
-fn play(golden: &str) -> String {
+fn run_transcript(golden: &str) -> String {
     let (daemon, service, home) = (Daemon::start(), Stub::new(service), Home::new());
     let folder = tempfile::tempdir().unwrap();
     let mut played = String::new();
@@ -73,8 +73,8 @@ fn play(golden: &str) -> String {
             let text = String::from_utf8_lossy(bytes);
             let text = text.replace(&daemon.url, "URL").replace(&service.url, "SERVICE");
             let text = text.replace(service.url.trim_start_matches("http://"), "SERVICE_HOST");
-            let text = text.replace(home.folder.path().to_str().unwrap(), "HOME");
-            text.lines().for_each(|line| played.push_str(&format!("{}\n", settled(line))));
+            let text = text.replace(home.directory.path().to_str().unwrap(), "HOME");
+            text.lines().for_each(|line| played.push_str(&format!("{}\n", normalize(line))));
         }
         match output.status.code() {
             Some(0) => {}
@@ -106,7 +106,7 @@ fn service(request: &Request) -> String {
 }
 
 /// A line with the values replaced that vary between runs.
-fn settled(line: &str) -> String {
+fn normalize(line: &str) -> String {
     let mut words: Vec<String> = Vec::new();
     for word in line.split(' ') {
         let after_request = words.last().is_some_and(|known| known == "[request");
@@ -117,7 +117,7 @@ fn settled(line: &str) -> String {
         words.push(match word {
             _ if after_request => format!("ID{}", &word[word.find(']').unwrap_or(word.len())..]),
             _ if word.starts_with("eyJ") => "TOKEN".into(),
-            _ => ids_and_times(word),
+            _ => normalize_word(word),
         });
     }
     // Column widths vary with the replaced values; lines that begin with spaces are not tables.
@@ -128,7 +128,7 @@ fn settled(line: &str) -> String {
     line
 }
 
-fn ids_and_times(word: &str) -> String {
+fn normalize_word(word: &str) -> String {
     let mut word = word.to_owned();
     for prefix in ["inst_", "node_", "usr_", "invi_", "ses_"] {
         if let Some(at) = word.find(prefix) {

@@ -3,11 +3,11 @@
 
 use std::{ops::Range, path::Path};
 
-use openorch_chassis::settings::{Given, Section, Settings as _};
+use openorch_chassis::settings::{RawSettings, Section, Settings as _};
 use toml::de::{DeTable, DeValue};
 
 use super::{DaemonSettings, all, nearest, sections};
-use crate::{StartError, secrets::read_within};
+use crate::{StartError, secrets::read_limited};
 
 const MAX_BYTES: u64 = 1 << 20;
 
@@ -18,10 +18,10 @@ struct Mistake {
 }
 
 /// Adds the settings in the file. An error names the line, the key and the most similar key.
-pub fn read(path: &Path, given: &mut Given) -> Result<(), StartError> {
-    let text = read_within(path, MAX_BYTES)
+pub fn read(path: &Path, given: &mut RawSettings) -> Result<(), StartError> {
+    let text = read_limited(path, MAX_BYTES)
         .map_err(|error| StartError(format!("cannot read the config file {}: {error}", path.display())))?;
-    take(&text, given).map_err(|Mistake { at, reason }| {
+    parse(&text, given).map_err(|Mistake { at, reason }| {
         let at = at.map_or(0, |span| span.start);
         let number = text[..at].matches('\n').count();
         let line = text.lines().nth(number).unwrap_or_default();
@@ -38,7 +38,7 @@ pub fn read(path: &Path, given: &mut Given) -> Result<(), StartError> {
     })
 }
 
-fn take(text: &str, given: &mut Given) -> Result<(), Mistake> {
+fn parse(text: &str, given: &mut RawSettings) -> Result<(), Mistake> {
     let file = DeTable::parse(text)
         .map_err(|error| Mistake { at: error.span(), reason: error.message().to_owned() })?
         .into_inner();
@@ -52,22 +52,29 @@ fn take(text: &str, given: &mut Given) -> Result<(), Mistake> {
                     unknown("table", key.get_ref(), &tables.map(str::to_owned).collect::<Vec<_>>(), Some(key.span()))
                 })?;
                 for (key, value) in table {
-                    take_one(section, key.get_ref(), Some(key.span()), value.get_ref(), Some(value.span()), given)?;
+                    parse_setting(
+                        section,
+                        key.get_ref(),
+                        Some(key.span()),
+                        value.get_ref(),
+                        Some(value.span()),
+                        given,
+                    )?;
                 }
             }
-            value => take_one(&DaemonSettings::SECTION, key.get_ref(), Some(key.span()), value, span, given)?,
+            value => parse_setting(&DaemonSettings::SECTION, key.get_ref(), Some(key.span()), value, span, given)?,
         }
     }
     Ok(())
 }
 
-fn take_one(
+fn parse_setting(
     section: &Section,
     key: &str,
     key_at: Option<Range<usize>>,
     value: &DeValue<'_>,
     at: Option<Range<usize>>,
-    given: &mut Given,
+    given: &mut RawSettings,
 ) -> Result<(), Mistake> {
     let Some(setting) = section.settings.iter().find(|setting| setting.key() == key) else {
         let keys: Vec<String> = section.settings.iter().map(|setting| setting.key()).collect();

@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
 };
 
-use openorch_chassis::{outbound::InstanceUrl, settings::Given};
+use openorch_chassis::{outbound::InstanceUrl, settings::RawSettings};
 
 use super::{DaemonSettings, DatabaseSettings, Engine, all};
 use crate::{StartError, secrets};
@@ -21,7 +21,7 @@ pub fn config_file() -> Result<Option<PathBuf>, StartError> {
 }
 
 /// Adds the settings in variables, and secrets in files that variables name.
-pub fn read(given: &mut Given) -> Result<(), StartError> {
+pub fn read(given: &mut RawSettings) -> Result<(), StartError> {
     for (section, setting) in all() {
         let name = section.variable(setting);
         let text = match setting.is_secret {
@@ -95,12 +95,12 @@ pub fn warnings(daemon: &DaemonSettings, database: &DatabaseSettings) -> Vec<Str
             "OPENORCH_DB_STRING is ignored without OPENORCH_DB=postgres: the data is in the data directory".into(),
         );
     }
-    warnings.extend(strange_url(daemon.url.as_deref(), daemon.listen.0));
+    warnings.extend(url_warning(daemon.url.as_deref(), daemon.listen.0));
     warnings
 }
 
 /// An `OPENORCH_URL` with another port of this machine was probably meant for a client.
-fn strange_url(url: Option<&str>, listen: SocketAddr) -> Option<String> {
+fn url_warning(url: Option<&str>, listen: SocketAddr) -> Option<String> {
     let url = InstanceUrl::parse(url?).ok()?;
     let of_this_machine =
         url.host() == "localhost" || url.host().parse::<IpAddr>().is_ok_and(|address| address.is_loopback());

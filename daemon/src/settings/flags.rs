@@ -1,16 +1,16 @@
 //! Command-line flags of the settings. Secrets have none, because other users of the machine could read them.
 
 use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches};
-use openorch_chassis::settings::Given;
+use openorch_chassis::settings::RawSettings;
 
 use super::all;
 
 /// The values of the flags.
 #[derive(Clone, Default)]
-pub struct Flags(Given);
+pub struct Flags(RawSettings);
 
-impl From<Flags> for Given {
-    fn from(flags: Flags) -> Given {
+impl From<Flags> for RawSettings {
+    fn from(flags: Flags) -> RawSettings {
         flags.0
     }
 }

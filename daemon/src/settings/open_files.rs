@@ -12,7 +12,7 @@ const MIN_CONNECTIONS: usize = 32;
 /// connections and requests to what that allows.
 pub fn fit_open_files(http: &mut HttpSettings) {
     raise_limit();
-    limit(http);
+    lower_limits(http);
 }
 
 fn raise_limit() {
@@ -22,18 +22,18 @@ fn raise_limit() {
     }
 }
 
-fn limit(http: &mut HttpSettings) {
-    let possible = possible_connections();
+fn lower_limits(http: &mut HttpSettings) {
+    let allowed = possible_connections();
     for (value, variable) in [
         (&mut http.max_connections, "OPENORCH_HTTP_MAX_CONNECTIONS"),
         (&mut http.max_requests, "OPENORCH_HTTP_MAX_REQUESTS"),
     ] {
-        if *value > possible {
+        if *value > allowed {
             tracing::warn!(
-                "{variable} is {value}, but the limit on open files allows only {possible}, which applies; raise the limit with \
+                "{variable} is {value}, but the limit on open files allows only {allowed}, which applies; raise the limit with \
                  `ulimit -n` or LimitNOFILE"
             );
-            *value = possible;
+            *value = allowed;
         }
     }
 }

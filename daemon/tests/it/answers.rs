@@ -9,9 +9,9 @@ use crate::support::{Daemon, Echo};
 
 const FACTS: &str = include_str!("go-client-answers.json");
 
-struct Facts(Value);
+struct PublishedClient(Value);
 
-impl Facts {
+impl PublishedClient {
     fn check(&self, operation: &str, text: &str) {
         let expected = &self.0["operations"][operation];
         assert!(expected.is_object(), "`{operation}` is not an operation of the published client");
@@ -19,14 +19,14 @@ impl Facts {
             return assert_eq!(text, "", "{operation} has no response body");
         };
         let answer: Value = serde_json::from_str(text).unwrap();
-        self.fits(kind, &answer, false, operation);
+        self.check_value(kind, &answer, false, operation);
     }
 
     /// `strict` is inherited by nested types.
-    fn fits(&self, kind: &str, value: &Value, strict: bool, at: &str) {
+    fn check_value(&self, kind: &str, value: &Value, strict: bool, at: &str) {
         if let Some(item) = kind.strip_prefix("[]") {
             for item_value in value.as_array().unwrap_or_else(|| panic!("{at} is a list")) {
-                self.fits(item, item_value, strict, at);
+                self.check_value(item, item_value, strict, at);
             }
             return;
         }
@@ -39,11 +39,11 @@ impl Facts {
             _ if self.0["enums"][kind].is_array() => {
                 assert!(self.0["enums"][kind].as_array().unwrap().contains(value), "{at}: {value}");
             }
-            _ => self.fits_struct(kind, value, strict, at),
+            _ => self.check_struct(kind, value, strict, at),
         }
     }
 
-    fn fits_struct(&self, kind: &str, value: &Value, strict: bool, at: &str) {
+    fn check_struct(&self, kind: &str, value: &Value, strict: bool, at: &str) {
         let known = &self.0["types"][kind];
         assert!(known.is_object(), "{at}: the fixture lacks the type {kind}");
         let strict = strict || known["strict"] == true;
@@ -53,7 +53,7 @@ impl Facts {
         for (name, field) in &fields {
             let (field, required) = field.strip_suffix(" required").map_or((*field, false), |field| (field, true));
             match value.get(*name) {
-                Some(inner) => self.fits(field, inner, strict, &format!("{at}.{name}")),
+                Some(inner) => self.check_value(field, inner, strict, &format!("{at}.{name}")),
                 None => assert!(!required, "{at} lacks `{name}`: {value}"),
             }
         }
@@ -66,7 +66,7 @@ impl Facts {
 
 #[tokio::test]
 async fn every_answer_of_a_published_operation_fits_the_published_client() {
-    let facts = Facts(serde_json::from_str(FACTS).unwrap());
+    let facts = PublishedClient(serde_json::from_str(FACTS).unwrap());
     let daemon = Daemon::start().await;
     let service = Echo::start().await;
     let mut checked = BTreeSet::new();

@@ -21,7 +21,7 @@ pub async fn login(daemon: &Daemon, slug: &str, host: &str) -> Answer {
     daemon.call("POST", "/user-svc/login", "", body).await
 }
 
-async fn own(daemon: &Daemon, token: &str) -> Value {
+async fn read_self(daemon: &Daemon, token: &str) -> Value {
     daemon.call("POST", "/user-svc/self", token, Value::Null).await.json()
 }
 
@@ -34,7 +34,7 @@ pub async fn enroll(daemon: &Daemon, token: &str, user_id: &Value, role: &str, h
     daemon.call("PUT", "/user-svc/enrolls", token, body).await
 }
 
-async fn has(daemon: &Daemon, token: &str, permission: &str) -> bool {
+async fn has_permission(daemon: &Daemon, token: &str, permission: &str) -> bool {
     let path = format!("/user-svc/self/has/{permission}");
     daemon.call("POST", &path, token, Value::Null).await.json()["authorized"] == true
 }
@@ -173,18 +173,21 @@ async fn roles_permits_and_organizations_of_an_app_count_in_it_alone() {
     let shopper = register(&daemon, "ann", HOST).await;
     assert_eq!(shopper.json()["token"]["appId"], json!(id));
     let there = token_of(&shopper);
-    assert_eq!((&claims(&there)["app"], &own(&daemon, &there).await["roles"]), (&json!(id), &json!(["user-svc:user"])));
+    assert_eq!(
+        (&claims(&there)["app"], &read_self(&daemon, &there).await["roles"]),
+        (&json!(id), &json!(["user-svc:user"]))
+    );
     // Everybody may sign in to the default app, but has few rights there without a role.
     let here = token_of(&login(&daemon, "ann", "").await);
-    assert_eq!((&claims(&here)["app"], &own(&daemon, &here).await["roles"]), (&Value::Null, &json!([])));
+    assert_eq!((&claims(&here)["app"], &read_self(&daemon, &here).await["roles"]), (&Value::Null, &json!([])));
     let founding = json!({ "slug": "crew", "name": "Crew" });
     let found = async |token: &str| daemon.call("POST", "/user-svc/organization", token, founding.clone()).await;
     assert_eq!(found(&here).await.status, 403);
     let crew = found(&there).await;
     assert_eq!(crew.status, 200, "{}", crew.text);
     assert_eq!(found(&admin).await.status, 200, "its slug is free in another app");
-    assert_eq!(own(&daemon, &there).await["organizations"].as_array().unwrap().len(), 1);
-    assert!(own(&daemon, &here).await["organizations"].is_null());
+    assert_eq!(read_self(&daemon, &there).await["organizations"].as_array().unwrap().len(), 1);
+    assert!(read_self(&daemon, &here).await["organizations"].is_null());
     let bob = daemon.register("bob").await;
     let members = format!("/user-svc/organization/{}/users", crew.json()["organization"]["id"].as_str().unwrap());
     assert_eq!(
@@ -200,24 +203,30 @@ async fn roles_permits_and_organizations_of_an_app_count_in_it_alone() {
     let permit =
         |host: &str| json!({ "permits": [{ "permission": "shop-svc:order:view", "slugs": ["ann"], "appHost": host }] });
     assert_eq!(daemon.call("PUT", "/user-svc/permits", &shop, permit(HOST)).await.status, 200);
-    assert!(has(&daemon, &there, "shop-svc:order:view").await && !has(&daemon, &here, "shop-svc:order:view").await);
+    assert!(
+        has_permission(&daemon, &there, "shop-svc:order:view").await
+            && !has_permission(&daemon, &here, "shop-svc:order:view").await
+    );
     assert_eq!(daemon.call("PUT", "/user-svc/permits", &shop, permit("*")).await.status, 403);
     assert_eq!(daemon.call("PUT", "/user-svc/permits", &shop, permit("none.example.com")).await.status, 404);
     assert_eq!(daemon.call("PUT", "/user-svc/permits", &admin, permit("*")).await.status, 200);
-    assert!(has(&daemon, &here, "shop-svc:order:view").await);
+    assert!(has_permission(&daemon, &here, "shop-svc:order:view").await);
 
     let role = json!({ "id": "shop-svc:clerk", "name": "Clerk", "permissionIds": ["shop-svc:order:edit"] });
     assert_eq!(daemon.call("POST", "/user-svc/role", &shop, role).await.status, 200);
-    let ann = own(&daemon, &there).await["user"]["id"].clone();
+    let ann = read_self(&daemon, &there).await["user"]["id"].clone();
     let given = enroll(&daemon, &shop, &ann, "shop-svc:clerk", HOST).await;
     assert_eq!(given.json()["enrolls"][0]["appId"], json!(id), "{}", given.text);
-    assert!(has(&daemon, &there, "shop-svc:order:edit").await && !has(&daemon, &here, "shop-svc:order:edit").await);
+    assert!(
+        has_permission(&daemon, &there, "shop-svc:order:edit").await
+            && !has_permission(&daemon, &here, "shop-svc:order:edit").await
+    );
     assert_eq!(enroll(&daemon, &shop, &ann, "shop-svc:clerk", "*").await.status, 403, "only admins may");
     assert_eq!(enroll(&daemon, &admin, &ann, "shop-svc:clerk", "*").await.status, 200);
-    assert!(has(&daemon, &here, "shop-svc:order:edit").await);
+    assert!(has_permission(&daemon, &here, "shop-svc:order:edit").await);
     // A platform admin is an admin in every app.
     assert_eq!(enroll(&daemon, &admin, &ann, "user-svc:admin", HOST).await.status, 200);
-    assert!(own(&daemon, &here).await["roles"].as_array().unwrap().contains(&json!("user-svc:admin")));
+    assert!(read_self(&daemon, &here).await["roles"].as_array().unwrap().contains(&json!("user-svc:admin")));
 }
 
 #[tokio::test]
@@ -232,7 +241,7 @@ async fn w22_no_token_for_any_app_and_no_app_by_naming_one() {
         exchange(&daemon, &ann, json!({ "newAppHost": other })).await,
         exchange(&daemon, &ann, json!({ "newAppId": "app_none" })).await,
         daemon.call("POST", "/user-svc/app", &admin, json!({ "host": other })).await,
-        enroll(&daemon, &admin, &own(&daemon, &ann).await["user"]["id"], "user-svc:user", other).await,
+        enroll(&daemon, &admin, &read_self(&daemon, &ann).await["user"]["id"], "user-svc:user", other).await,
     ];
     for answer in naming {
         assert_eq!(answer.status, 404, "{}", answer.text);
@@ -253,7 +262,7 @@ async fn w22_no_token_for_any_app_and_no_app_by_naming_one() {
     for token in ["", "eyJhbGciOiJub25lIn0.e30."] {
         assert_eq!(exchange(&daemon, token, json!({ "newAppHost": HOST })).await.status, 401);
     }
-    assert_eq!(own(&daemon, &ann).await["user"]["slug"], json!("ann"), "nothing changed");
+    assert_eq!(read_self(&daemon, &ann).await["user"]["slug"], json!("ann"), "nothing changed");
 }
 
 #[tokio::test]
@@ -263,7 +272,7 @@ async fn an_exchanged_token_ends_with_the_one_it_came_from() {
     let id = make_app(&daemon, &admin, HOST).await;
     daemon.register("ann").await;
     let here = token_of(&daemon.login("ann", "pass", "laptop").await);
-    let ann = own(&daemon, &here).await["user"]["id"].clone();
+    let ann = read_self(&daemon, &here).await["user"]["id"].clone();
     assert_eq!(enroll(&daemon, &admin, &ann, "user-svc:user", HOST).await.status, 200);
     let answer = exchange(&daemon, &here, json!({ "newAppHost": HOST })).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
@@ -305,7 +314,7 @@ async fn nobody_is_let_into_an_app_by_a_role_of_its_own_nor_stays_in_it_without_
     let admin = daemon.admin().await;
     make_app(&daemon, &admin, HOST).await;
     let eve = daemon.register("eve").await;
-    let id = own(&daemon, &eve).await["user"]["id"].clone();
+    let id = read_self(&daemon, &eve).await["user"]["id"].clone();
     let role = json!({ "id": "eve:key", "name": "Key" });
     assert_eq!(daemon.call("POST", "/user-svc/role", &eve, role).await.status, 200);
     assert_eq!(enroll(&daemon, &eve, &id, "eve:key", HOST).await.status, 200);
@@ -347,7 +356,7 @@ async fn who_may_make_accounts_in_an_app_makes_no_admins_and_takes_none_over() {
     assert_eq!((made("back", "user-svc:admin", "").await, made("side", "user-svc:user", "unnamed").await), (403, 403));
     let invitation = json!({ "roleIds": ["user-svc:admin"] });
     assert_eq!(daemon.call("POST", "/user-svc/invitation", &help, invitation).await.status, 403);
-    let boss = own(&daemon, &admin).await["user"]["id"].as_str().unwrap().to_owned();
+    let boss = read_self(&daemon, &admin).await["user"]["id"].as_str().unwrap().to_owned();
     let password = json!({ "newPassword": "taken over" });
     let reset = daemon.call("POST", &format!("/user-svc/{boss}/reset-password"), &help, password).await;
     assert_eq!((reset.status.as_u16(), daemon.login("openorch", "changeme", "").await.status.as_u16()), (403, 200));
@@ -445,10 +454,13 @@ async fn who_may_save_grants_in_one_app_gives_nothing_in_another() {
     let grant = json!({ "grants": [{ "permissionId": view, "slugs": ["help"] }] });
     assert_eq!(daemon.call("PUT", "/user-svc/grants", &here, grant.clone()).await.status, 403);
     assert_eq!(daemon.call("PUT", "/user-svc/grants", &there, grant.clone()).await.status, 200);
-    assert_eq!((has(&daemon, &there, view).await, has(&daemon, &here, view).await), (true, false));
+    assert_eq!(
+        (has_permission(&daemon, &there, view).await, has_permission(&daemon, &here, view).await),
+        (true, false)
+    );
     // An admin's grant applies in all apps.
     assert_eq!(daemon.call("PUT", "/user-svc/grants", &admin, grant).await.status, 200);
-    assert!(has(&daemon, &here, view).await);
+    assert!(has_permission(&daemon, &here, view).await);
 }
 
 #[tokio::test]
@@ -461,8 +473,8 @@ async fn who_may_something_in_one_app_is_not_let_at_what_is_of_all_of_them() {
     let permit =
         |app: &str| json!({ "permits": [{ "permission": "user-svc:user:view", "slugs": ["help"], "appHost": app }] });
     assert_eq!(daemon.call("PUT", "/user-svc/permits", &admin, permit(HOST)).await.status, 200);
-    assert_eq!((list(&there).await, has(&daemon, &there, "user-svc:user:view").await), (403, false));
+    assert_eq!((list(&there).await, has_permission(&daemon, &there, "user-svc:user:view").await), (403, false));
     // Its rights in the default app, or in all apps, apply here too.
     assert_eq!(daemon.call("PUT", "/user-svc/permits", &admin, permit("unnamed")).await.status, 200);
-    assert_eq!((list(&there).await, has(&daemon, &there, "user-svc:user:view").await), (200, true));
+    assert_eq!((list(&there).await, has_permission(&daemon, &there, "user-svc:user:view").await), (200, true));
 }

@@ -60,11 +60,11 @@ async fn each_change_is_one_entry_and_what_repeats_what_is_there_is_none_but_for
     let signed_in = json!({ "operation": "login", "actor": "ann" });
     daemon.until("all are counted", async || audit(&daemon, signed_in.clone()).await[0]["count"] == 3).await;
     // Intermediate writes are not separate changes: a code is one entry, whether sent or used.
-    let asked = crate::contacts::ask(&daemon, "", "bob@example.org").await;
+    let asked = crate::contacts::request_code(&daemon, "", "bob@example.org").await;
     let sent = audit(&daemon, json!({ "operation": "sendOtp" })).await;
     assert_eq!(sent.len(), 1);
     assert_eq!((&sent[0]["target"], &sent[0]["outcome"]), (&json!("bob@example.org"), &json!("done")));
-    crate::contacts::ask(&daemon, &ann, "ann@example.org").await;
+    crate::contacts::request_code(&daemon, &ann, "ann@example.org").await;
     assert_eq!(count("sendOwnOtp").await, 1);
     assert!(!asked.is_empty());
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use openorch_api::{Access, Effect, platform::CALL_OPERATIONS};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Daemon, Echo, id_of, received, status, token_of};
+use crate::support::{Answer, Daemon, Echo, delegated_token, id_of, status, token_of};
 
 const PATH: &str = CALL_OPERATIONS.row.path;
 
@@ -27,8 +27,8 @@ async fn answers(daemon: &Daemon, token: &str, calls: Value) -> Vec<Value> {
         let code = openorch_api::errors().find(|known| known.id == code).unwrap();
         assert_eq!(answer["status"], code.status, "{call}: {answer}");
         let row = openorch_api::operations().find(|row| call["operation"] == row.id);
-        let of_batch = CALL_OPERATIONS.row.may_refuse(code) || code.id == "request.no_such_operation";
-        assert!(of_batch || row.is_some_and(|row| row.may_refuse(code)), "{call} does not declare it: {answer}");
+        let of_batch = CALL_OPERATIONS.row.may_return_error(code) || code.id == "request.no_such_operation";
+        assert!(of_batch || row.is_some_and(|row| row.may_return_error(code)), "{call} does not declare it: {answer}");
     }
     answers
 }
@@ -123,7 +123,7 @@ async fn what_could_be_multiplied_or_stolen_by_a_batch_is_not_called_in_one() {
         let is_public_change = matches!(row.access, Access::Public) && row.effect() == Effect::Write;
         // The other public writes would be executed.
         let others = ["welcome", "health", "ready", "openapi", "docs", "backup", "metrics", "callOperations"];
-        if row.answers_token() || is_public_change || others.contains(&row.id) {
+        if row.returns_token() || is_public_change || others.contains(&row.id) {
             let found = answers(&daemon, &admin, json!([{ "operation": row.id }])).await;
             if found[0]["code"] == "platform.not_in_batch" {
                 assert!(found[0]["error"].as_str().unwrap().contains(row.path), "{}", found[0]);
@@ -152,7 +152,7 @@ async fn a_batch_gives_no_rights_neither_to_its_caller_nor_to_a_service() {
     let (echo, service) = (Echo::start().await, daemon.register("echo-svc").await);
     assert_eq!(daemon.put_instance(&service, json!({ "url": echo.url })).await.status, 201);
     let admin = daemon.admin().await;
-    let delegated = received(&daemon, "/echo-svc/x", &admin).await;
+    let delegated = delegated_token(&daemon, "/echo-svc/x", &admin).await;
     let calls = json!([
         { "operation": "readUserByToken" },
         { "operation": "getUsers" },
@@ -237,7 +237,7 @@ async fn what_a_batch_changes_or_is_refused_is_in_the_audit_log_under_its_parent
 
 #[tokio::test]
 async fn each_call_of_a_batch_counts_as_one_that_writes() {
-    let daemon = Daemon::with(&["--api-max-writes-per-account", "1", "--api-max-writes-burst", "6"]).await;
+    let daemon = Daemon::with_flags(&["--api-max-writes-per-account", "1", "--api-max-writes-burst", "6"]).await;
     let eve = daemon.register("eve").await;
     let mut calls = vec![json!({ "operation": "readSelf" }); 8];
     // Public operations count too.
@@ -253,7 +253,7 @@ async fn each_call_of_a_batch_counts_as_one_that_writes() {
 
 #[tokio::test]
 async fn the_answers_of_a_batch_have_a_bound_together_and_what_was_written_is_answered() {
-    let daemon = Daemon::with(&["--api-max-batch-answer-bytes", "2KiB"]).await;
+    let daemon = Daemon::with_flags(&["--api-max-batch-answer-bytes", "2KiB"]).await;
     let admin = daemon.admin().await;
     let found = answers(
         &daemon,
@@ -275,7 +275,7 @@ async fn the_answers_of_a_batch_have_a_bound_together_and_what_was_written_is_an
 
 #[tokio::test]
 async fn the_calls_of_a_batch_have_a_time_together_and_what_writes_goes_on() {
-    let daemon = Daemon::with(&["--api-batch-timeout", "1ms"]).await;
+    let daemon = Daemon::with_flags(&["--api-batch-timeout", "1ms"]).await;
     let admin = daemon.admin().await;
     let user = json!({ "user": { "slug": "bob", "name": "Bob" }, "password": "a-long-password" });
     let calls = json!([{ "operation": "createUser", "input": user }, { "operation": "health" }]);

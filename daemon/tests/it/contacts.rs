@@ -11,13 +11,13 @@ use tokio::{
 use crate::support::{Daemon, token_of};
 
 /// A mail server (RFC 5321) that records messages.
-pub struct Post {
+pub struct MailServer {
     port: String,
     letters: Arc<Mutex<Vec<String>>>,
 }
 
-impl Post {
-    pub async fn start() -> Post {
+impl MailServer {
+    pub async fn start() -> MailServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port().to_string();
         let letters: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -53,7 +53,7 @@ impl Post {
                 });
             }
         });
-        Post { port, letters }
+        MailServer { port, letters }
     }
 
     pub fn port(&self) -> &str {
@@ -61,7 +61,7 @@ impl Post {
     }
 
     /// The code in the last message, and its recipient.
-    pub fn last(&self) -> (String, String) {
+    pub fn last_code(&self) -> (String, String) {
         let letters = self.letters.lock().unwrap();
         let letter = letters.last().unwrap();
         let after = |start: &str| letter.split(start).nth(1).unwrap().lines().next().unwrap().trim().to_owned();
@@ -69,13 +69,13 @@ impl Post {
     }
 }
 
-pub async fn start() -> (Daemon, Post) {
-    let post = Post::start().await;
+pub async fn start() -> (Daemon, MailServer) {
+    let post = MailServer::start().await;
     let flags = ["--smtp-host", "127.0.0.1", "--smtp-port", &post.port, "--smtp-from", "Us <us@example.org>"];
-    (Daemon::with(&flags).await, post)
+    (Daemon::with_flags(&flags).await, post)
 }
 
-pub async fn ask(daemon: &Daemon, token: &str, contact: &str) -> String {
+pub async fn request_code(daemon: &Daemon, token: &str, contact: &str) -> String {
     let path = if token.is_empty() { "/user-svc/otp/send" } else { "/user-svc/self/contact" };
     let answer = daemon.call("POST", path, token, json!({ "contactId": contact, "contactPlatform": "email" })).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
@@ -90,8 +90,8 @@ pub async fn contacts(daemon: &Daemon, token: &str) -> Vec<Value> {
 #[tokio::test]
 async fn a_registration_with_the_code_has_a_verified_contact() {
     let (daemon, post) = start().await;
-    let id = ask(&daemon, "", "Ann@Example.org").await;
-    let (code, to) = post.last();
+    let id = request_code(&daemon, "", "Ann@Example.org").await;
+    let (code, to) = post.last_code();
     assert_eq!((code.len(), to.as_str()), (6, "Ann@example.org"));
     let register = |slug: &str, contact: &str, id: &str, code: &str| {
         let contact = json!({ "id": contact, "otpId": id, "otpCode": code });
@@ -118,16 +118,16 @@ async fn who_shows_that_a_contact_is_its_own_has_it() {
     let squatter = token_of(&daemon.login("squatter", "pass", "").await);
     assert!(contacts(&daemon, &squatter).await[0]["verified"].is_null());
     let ann = daemon.register("ann").await;
-    let id = ask(&daemon, &ann, "Ann@example.org").await;
-    let (code, to) = post.last();
+    let id = request_code(&daemon, &ann, "Ann@example.org").await;
+    let (code, to) = post.last_code();
     assert_eq!(to, "Ann@example.org", "a code verifies only the address that it was sent to");
     let body = json!({ "otpId": id, "otpCode": code });
     assert_eq!(daemon.call("PUT", "/user-svc/self/contact", &ann, body).await.status, 200);
     assert!(contacts(&daemon, &squatter).await.is_empty(), "an unverified claim is removed");
     assert_eq!(contacts(&daemon, &ann).await.len(), 1);
     daemon.clock.advance(3600);
-    let id = ask(&daemon, &squatter, "ann@example.org").await;
-    let body = json!({ "otpId": id, "otpCode": post.last().0 });
+    let id = request_code(&daemon, &squatter, "ann@example.org").await;
+    let body = json!({ "otpId": id, "otpCode": post.last_code().0 });
     assert_eq!(daemon.call("PUT", "/user-svc/self/contact", &squatter, body).await.status, 409);
 
     let path = "/user-svc/self/contact/ann@example.org";
@@ -161,8 +161,8 @@ async fn a_role_waits_for_whoever_shows_that_a_contact_is_its_own() {
     let roles =
         async |token: &str| daemon.call("POST", "/user-svc/self", token, Value::Null).await.json()["roles"].clone();
     // At registration or later, but not for an unverified claim.
-    let id = ask(&daemon, "", "Ann@Example.org").await;
-    let contact = json!({ "id": "ann@example.org", "otpId": id, "otpCode": post.last().0 });
+    let id = request_code(&daemon, "", "Ann@Example.org").await;
+    let contact = json!({ "id": "ann@example.org", "otpId": id, "otpCode": post.last_code().0 });
     let ann = json!({ "slug": "ann", "password": "pass", "contact": contact });
     let ann = token_of(&daemon.call("POST", "/user-svc/register", "", ann).await);
     assert_eq!(roles(&ann).await, json!(["shop-svc:clerk", "user-svc:user"]));
@@ -174,8 +174,8 @@ async fn a_role_waits_for_whoever_shows_that_a_contact_is_its_own() {
         ("eve", "eve@example.org", json!(["user-svc:user"])),
     ] {
         let token = daemon.register(name).await;
-        let id = ask(&daemon, &token, contact).await;
-        let body = json!({ "otpId": id, "otpCode": post.last().0 });
+        let id = request_code(&daemon, &token, contact).await;
+        let body = json!({ "otpId": id, "otpCode": post.last_code().0 });
         assert_eq!(daemon.call("PUT", "/user-svc/self/contact", &token, body).await.status, 200);
         assert_eq!(roles(&token).await, want, "{name}");
     }
@@ -185,8 +185,8 @@ async fn a_role_waits_for_whoever_shows_that_a_contact_is_its_own() {
     let by_admin = json!({ "enrolls": [{ "userId": carl_id, "role": "shop-svc:clerk" }] });
     let by_admin = daemon.call("PUT", "/user-svc/enrolls", &admin, by_admin).await.json();
     assert_eq!(save(enroll("carl@example.org", "shop-svc:clerk")).await.status, 200);
-    let id = ask(&daemon, &carl, "carl@example.org").await;
-    let body = json!({ "otpId": id, "otpCode": post.last().0 });
+    let id = request_code(&daemon, &carl, "carl@example.org").await;
+    let body = json!({ "otpId": id, "otpCode": post.last_code().0 });
     assert_eq!(daemon.call("PUT", "/user-svc/self/contact", &carl, body).await.status, 200);
     let own = json!({ "userId": carl_id, "role": "shop-svc:clerk" });
     let own = daemon.call("POST", "/user-svc/enrolls", &carl, own).await.json();
@@ -217,8 +217,8 @@ async fn a_role_waits_for_whoever_shows_that_a_contact_is_its_own() {
 async fn how_many_roles_a_contact_is_given_tells_nobody_whose_it_is() {
     let (daemon, post) = start().await;
     let (shop, ann) = (daemon.register("shop-svc").await, daemon.register("ann").await);
-    let id = ask(&daemon, &ann, "ann@example.org").await;
-    let shown = json!({ "otpId": id, "otpCode": post.last().0 });
+    let id = request_code(&daemon, &ann, "ann@example.org").await;
+    let shown = json!({ "otpId": id, "otpCode": post.last_code().0 });
     assert_eq!(daemon.call("PUT", "/user-svc/self/contact", &ann, shown).await.status, 200);
     for n in 0..=100 {
         daemon.call("POST", "/user-svc/role", &shop, json!({ "id": format!("shop-svc:r{n}"), "name": "R" })).await;
@@ -258,8 +258,8 @@ async fn how_many_roles_a_contact_is_given_tells_nobody_whose_it_is() {
     // Nor is it revealed by what can be revoked by account id.
     daemon.call("POST", "/user-svc/role", &shop, json!({ "id": "shop-svc:s", "name": "S" })).await;
     let bob = daemon.register("bob").await;
-    let id = ask(&daemon, &bob, "bob@example.org").await;
-    let shown = json!({ "otpId": id, "otpCode": post.last().0 });
+    let id = request_code(&daemon, &bob, "bob@example.org").await;
+    let shown = json!({ "otpId": id, "otpCode": post.last_code().0 });
     assert_eq!(daemon.call("PUT", "/user-svc/self/contact", &bob, shown).await.status, 200);
     let bob_id = crate::support::id_of(&bob);
     let taken = async |contact: &str| {
@@ -297,8 +297,8 @@ async fn what_an_account_begins_with_is_not_had_by_the_word_of_another_instead()
     assert_eq!(daemon.call("PUT", "/user-svc/enrolls", &shop, waits).await.status, 200);
     let invited = json!({ "roleIds": ["shop-svc:clerk"] });
     let invited = daemon.call("POST", "/user-svc/invitation", &admin, invited).await.json();
-    let id = ask(&daemon, "", "eve@example.org").await;
-    let contact = json!({ "id": "eve@example.org", "otpId": id, "otpCode": post.last().0 });
+    let id = request_code(&daemon, "", "eve@example.org").await;
+    let contact = json!({ "id": "eve@example.org", "otpId": id, "otpCode": post.last_code().0 });
     let code = &invited["invitation"]["code"];
     let body = json!({ "slug": "eve", "password": "pass", "contact": contact, "invitation": code });
     let eve = token_of(&daemon.call("POST", "/user-svc/register", "", body).await);
@@ -329,8 +329,8 @@ async fn without_a_mail_server_the_setting_is_named_and_bad_addresses_are_refuse
         assert_eq!(daemon.call("POST", "/user-svc/otp/send", "", body.clone()).await.status, 400, "{body}");
     }
     assert!(post.letters.lock().unwrap().is_empty());
-    let told = crate::process::refused(
-        crate::process::command(daemon.folder.path()).args(["--smtp-host", "mail.example.org"]),
+    let told = crate::process::expect_start_failure(
+        crate::process::command(daemon.data_dir.path()).args(["--smtp-host", "mail.example.org"]),
     );
     assert!(told.contains("OPENORCH_SMTP_FROM"), "{told}");
 }
@@ -338,9 +338,9 @@ async fn without_a_mail_server_the_setting_is_named_and_bad_addresses_are_refuse
 #[tokio::test]
 async fn a_code_or_a_password_signs_in_by_a_contact_that_is_verified() {
     let (daemon, post) = start().await;
-    let id = ask(&daemon, "", "ann@example.org").await;
+    let id = request_code(&daemon, "", "ann@example.org").await;
     let contact = |id: &str, code: &str| json!({ "id": "Ann@example.org", "otpId": id, "otpCode": code });
-    let first = json!({ "slug": "ann", "password": "pass", "contact": contact(&id, &post.last().0) });
+    let first = json!({ "slug": "ann", "password": "pass", "contact": contact(&id, &post.last_code().0) });
     assert_eq!(daemon.call("POST", "/user-svc/register", "", first).await.status, 200);
     let login = async |body: Value| daemon.call("POST", "/user-svc/login", "", body).await;
     let by_password = login(json!({ "contact": "ANN@example.org", "password": "pass" })).await;
@@ -348,8 +348,8 @@ async fn a_code_or_a_password_signs_in_by_a_contact_that_is_verified() {
 
     // A code sent to the contact of an account is for sign-in only and does not register another account.
     daemon.clock.advance(61);
-    let id = ask(&daemon, "", "ann@example.org").await;
-    let code = post.last().0;
+    let id = request_code(&daemon, "", "ann@example.org").await;
+    let code = post.last_code().0;
     let other = json!({ "slug": "bob", "password": "pass", "contact": contact(&id, &code) });
     assert_eq!(daemon.call("POST", "/user-svc/register", "", other).await.status, 409);
     let wrong = format!("{:06}", (code.parse::<u32>().unwrap() + 1) % 1_000_000);
@@ -363,8 +363,8 @@ async fn a_code_or_a_password_signs_in_by_a_contact_that_is_verified() {
     // one.
     let eve = json!({ "slug": "eve", "password": "pass", "contact": { "id": "eve@example.org" } });
     assert_eq!(daemon.call("POST", "/user-svc/register", "", eve).await.status, 200);
-    let id = ask(&daemon, "", "eve@example.org").await;
-    let body = json!({ "contact": { "id": "eve@example.org", "otpId": id, "otpCode": post.last().0 } });
+    let id = request_code(&daemon, "", "eve@example.org").await;
+    let body = json!({ "contact": { "id": "eve@example.org", "otpId": id, "otpCode": post.last_code().0 } });
     assert_eq!(login(body).await.status, 400, "that code is for registration");
     for unknown in ["eve@example.org", "nobody@example.org"] {
         let answer = login(json!({ "contact": unknown, "password": "pass" })).await;
@@ -411,7 +411,7 @@ async fn a_blank_contact_is_nobodys() {
 #[tokio::test]
 async fn what_is_sent_too_often_says_to_programs_too_when_to_try_again() {
     let (daemon, post) = start().await;
-    ask(&daemon, "", "ann@example.org").await;
+    request_code(&daemon, "", "ann@example.org").await;
     let send = async |daemon: &Daemon| {
         let answer = daemon.call("POST", "/user-svc/otp/send", "", json!({ "contactId": "ann@example.org" })).await;
         (answer.status.as_u16(), answer.headers["retry-after"].to_str().unwrap().to_owned())
@@ -419,7 +419,8 @@ async fn what_is_sent_too_often_says_to_programs_too_when_to_try_again() {
     assert_eq!(send(&daemon).await, (429, "60".to_owned()));
     drop(post);
     // A code counts toward the limit even if the mail server was unreachable.
-    let away = Daemon::with(&["--smtp-host", "127.0.0.1", "--smtp-port", "1", "--smtp-from", "us@example.org"]).await;
+    let away =
+        Daemon::with_flags(&["--smtp-host", "127.0.0.1", "--smtp-port", "1", "--smtp-from", "us@example.org"]).await;
     assert_eq!(send(&away).await, (503, "60".to_owned()));
     assert_eq!(send(&away).await, (429, "60".to_owned()));
 }

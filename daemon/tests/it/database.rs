@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    process::{command, post, refused, run, terminate, wait},
+    process::{command, expect_start_failure, post, run, terminate, wait},
     support::settings,
 };
 
@@ -56,11 +56,11 @@ fn what_is_missing_or_wrong_is_named_without_the_password() {
         (vec![key, ("OPENORCH_DB_STRING", "hush")], "cannot be read"),
         (vec![key, away, ("OPENORCH_DB_DRIVER", "mysql")], "OPENORCH_DB_DRIVER"),
     ] {
-        let told = refused(&mut on_postgres(folder.path(), &variables));
+        let told = expect_start_failure(&mut on_postgres(folder.path(), &variables));
         assert!(told.contains(words) && !told.contains("hush"), "{variables:?}: {told}");
     }
     for work in [&["backup", "x"][..], &["check"]] {
-        let told = refused(on_postgres(folder.path(), &[key, soon, away]).args(work));
+        let told = expect_start_failure(on_postgres(folder.path(), &[key, soon, away]).args(work));
         assert!(told.contains("127.0.0.1:1") && !told.contains("hush"), "{told}");
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was created in the data directory");
@@ -84,7 +84,7 @@ async fn another_key_and_a_second_daemon_are_refused_and_services_cannot_name_th
     let with =
         |key| on_postgres(folder.path(), &[("OPENORCH_DB_STRING", string.as_str()), ("OPENORCH_ENCRYPTION_KEY", key)]);
     let mut first = run(&mut with("the right key"));
-    assert!(refused(&mut with("the right key")).contains("in use"));
+    assert!(expect_start_failure(&mut with("the right key")).contains("in use"));
     let database = string.rsplit_once('@').unwrap().1.split_once('/').unwrap().0;
     let token = crate::process::post(
         &first.url,
@@ -99,7 +99,7 @@ async fn another_key_and_a_second_daemon_are_refused_and_services_cannot_name_th
     assert!(instance.await.is_none(), "the database's address is rejected as an instance");
     first.terminate();
     assert!(first.wait().success());
-    let told = refused(&mut with("hush-hush"));
+    let told = expect_start_failure(&mut with("hush-hush"));
     assert!(told.contains("OPENORCH_ENCRYPTION_KEY") && !told.contains("hush-hush"), "{told}");
     run(&mut with("the right key"));
 }
@@ -139,9 +139,9 @@ async fn an_operator_is_told_why_the_store_does_not_answer_once_and_not_for_each
 }
 
 /// A clock that is two years ahead.
-struct Ahead;
+struct SkewedClock;
 
-impl Clock for Ahead {
+impl Clock for SkewedClock {
     fn now(&self) -> Timestamp {
         SystemClock.now() + SignedDuration::from_hours(2 * 365 * 24)
     }
@@ -152,12 +152,12 @@ impl Clock for Ahead {
 }
 
 /// Difference between the creation time of a new account and the true time.
-async fn away_from_true_time(engine: &str, string: &str) -> SignedDuration {
+async fn creation_time_error(engine: &str, string: &str) -> SignedDuration {
     let folder = TempDir::new().unwrap();
     let mut settings = settings(folder.path(), &["--db", engine]);
     settings.secrets.db_string = Some(string.to_owned());
     settings.secrets.encryption_key = Some("a long text".into());
-    let daemon = openorch::start(settings, Arc::new(Ahead)).await.unwrap();
+    let daemon = openorch::start(settings, Arc::new(SkewedClock)).await.unwrap();
     let url = format!("http://{}", daemon.address);
     let registered = post(&url, "/user-svc/register", "", json!({ "slug": "timed", "password": "p" })).await.unwrap();
     let token = registered["token"]["token"].as_str().unwrap();
@@ -171,9 +171,9 @@ async fn away_from_true_time(engine: &str, string: &str) -> SignedDuration {
 async fn times_are_the_database_servers_where_the_clock_of_the_machine_is_wrong() {
     let Some(string) = database() else { return };
     let minute = SignedDuration::from_mins(1);
-    assert!(away_from_true_time("postgres", &string).await.abs() < minute);
+    assert!(creation_time_error("postgres", &string).await.abs() < minute);
     assert!(
-        away_from_true_time("sqlite", &string).await > SignedDuration::from_hours(24 * 365),
+        creation_time_error("sqlite", &string).await > SignedDuration::from_hours(24 * 365),
         "SQLite uses the machine's clock"
     );
 }

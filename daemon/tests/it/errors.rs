@@ -4,7 +4,7 @@
 use std::{collections::HashSet, fmt::Write, fs, path::Path};
 
 use openorch_api::{
-    ErrorCode, Row,
+    ErrorCode, Operation,
     error::{access, gateway, platform, repeat, request},
 };
 use reqwest::StatusCode;
@@ -25,8 +25,8 @@ fn every_code_is_declared_once_with_a_valid_status_and_is_in_use() {
     }
     for service in openorch_api::SERVICES {
         for code in service.errors {
-            let declares = |row: &Row| {
-                row.errors.contains(code) || row.condition.is_some_and(|condition| condition.refusal == *code)
+            let declares = |row: &Operation| {
+                row.errors.contains(code) || row.condition.is_some_and(|condition| condition.error == *code)
             };
             let is_used = service.operations.iter().any(|row| declares(row));
             assert!(is_used, "no operation of {} declares {}", service.slug, code.id);

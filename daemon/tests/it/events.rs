@@ -7,7 +7,7 @@ use std::{
 };
 
 use openorch_api::events::{EventReader, ReceivedEvent};
-use openorch_test_support::{PATIENCE, within};
+use openorch_test_support::{WAIT_TIMEOUT, within};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -16,16 +16,16 @@ use tokio::{
 
 use crate::{
     apps::enroll,
-    support::{Daemon, Echo, id_of, received, status, token_of},
+    support::{Daemon, Echo, delegated_token, id_of, status, token_of},
 };
 
 const PATH: &str = "/platform-svc/requests";
 const ADMIN: &str = "user-svc:admin";
 /// Maximum delay until a stream ends after its session or right has ended.
-const AT_ONCE: Duration = Duration::from_secs(1);
+const MAX_DELAY: Duration = Duration::from_secs(1);
 
 /// An open event stream.
-struct Following {
+struct EventStream {
     response: reqwest::Response,
     reader: EventReader,
     events: VecDeque<ReceivedEvent>,
@@ -33,20 +33,20 @@ struct Following {
     text: String,
 }
 
-impl Following {
-    async fn start(daemon: &Daemon, token: &str, query: &str) -> Following {
+impl EventStream {
+    async fn start(daemon: &Daemon, token: &str, query: &str) -> EventStream {
         let request = reqwest::Client::new().get(format!("{}{PATH}{query}", daemon.url)).bearer_auth(token);
         let response = request.send().await.unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert_eq!(response.headers()["cache-control"], "no-store");
         let reader = EventReader::new(1 << 20);
-        Following { response, reader, events: VecDeque::new(), text: String::new() }
+        EventStream { response, reader, events: VecDeque::new(), text: String::new() }
     }
 
     /// Reads a chunk; false at the end, even if the connection was cut.
-    async fn more(&mut self) -> bool {
-        let piece = within(PATIENCE, "an event, a comment or the end", self.response.chunk()).await;
+    async fn read_more(&mut self) -> bool {
+        let piece = within(WAIT_TIMEOUT, "an event, a comment or the end", self.response.chunk()).await;
         let Ok(Some(piece)) = piece else { return false };
         let mut events = Vec::new();
         self.reader.read(&piece, &mut events).unwrap();
@@ -62,14 +62,14 @@ impl Following {
                 assert_eq!(event.name, "request");
                 return serde_json::from_str(&event.data).unwrap();
             }
-            assert!(self.more().await, "the stream ended: {}", self.text);
+            assert!(self.read_more().await, "the stream ended: {}", self.text);
         }
     }
 
     /// Reads to the end; returns the time that took.
     async fn end(&mut self) -> Duration {
         let started = Instant::now();
-        while self.more().await {}
+        while self.read_more().await {}
         started.elapsed()
     }
 }
@@ -80,7 +80,7 @@ async fn requests_are_seen_with_service_instance_and_caller_and_without_anything
     let (echo, shop, admin) = (Echo::start().await, daemon.register("shop-svc").await, daemon.admin().await);
     assert_eq!(daemon.put_instance(&shop, json!({ "id": "inst-1", "url": echo.url })).await.status, 201);
     let ann = daemon.register("ann").await;
-    let mut following = Following::start(&daemon, &admin, "").await;
+    let mut following = EventStream::start(&daemon, &admin, "").await;
     let headers = [("x-request-id", "the-id"), ("x-secret", "a-secret-header")];
     let secret = b"a-secret-body".to_vec();
     assert_eq!(daemon.send("POST", "/shop-svc/orders/7?q=a-secret-query", &ann, secret, &headers).await.status, 200);
@@ -121,8 +121,8 @@ async fn requests_are_seen_with_service_instance_and_caller_and_without_anything
 async fn a_stream_is_told_of_once_it_has_ended() {
     let daemon = Daemon::start().await;
     let admin = daemon.admin().await;
-    let mut first = Following::start(&daemon, &admin, "").await;
-    let second = Following::start(&daemon, &admin, "?service=no-such-svc").await;
+    let mut first = EventStream::start(&daemon, &admin, "").await;
+    let second = EventStream::start(&daemon, &admin, "?service=no-such-svc").await;
     assert_eq!(status(&daemon, "GET", "/health", "", Value::Null).await, 200);
     assert_eq!(first.next().await["path"], "/health");
     drop(second);
@@ -134,16 +134,16 @@ async fn a_stream_is_told_of_once_it_has_ended() {
 async fn what_is_asked_for_is_told_alone() {
     let daemon = Daemon::start().await;
     let (ann, admin) = (daemon.register("ann").await, daemon.admin().await);
-    let mut by_service = Following::start(&daemon, &admin, "?service=user-svc").await;
-    let mut by_caller = Following::start(&daemon, &admin, "?caller=ann").await;
-    let mut by_status = Following::start(&daemon, &admin, "?status=4xx").await;
-    let mut by_all = Following::start(&daemon, &admin, "?service=user-svc&caller=ann&status=2xx").await;
+    let mut by_service = EventStream::start(&daemon, &admin, "?service=user-svc").await;
+    let mut by_caller = EventStream::start(&daemon, &admin, "?caller=ann").await;
+    let mut by_status = EventStream::start(&daemon, &admin, "?status=4xx").await;
+    let mut by_all = EventStream::start(&daemon, &admin, "?service=user-svc&caller=ann&status=2xx").await;
     for (path, token) in [("/health", ""), ("/metrics", ann.as_str()), ("/user-svc/self", ""), ("/user-svc/self", &ann)]
     {
         let method = if path.ends_with("self") { "POST" } else { "GET" };
         status(&daemon, method, path, token, Value::Null).await;
     }
-    let told = async |following: &mut Following, count: usize| {
+    let told = async |following: &mut EventStream, count: usize| {
         let mut told = Vec::new();
         for _ in 0..count {
             let seen = following.next().await;
@@ -182,11 +182,11 @@ async fn only_who_has_the_permission_in_the_default_app_may_follow_and_no_servic
 async fn a_stream_ends_with_its_session() {
     let daemon = Daemon::start().await;
     let (thief, own) = (daemon.admin().await, token_of(&daemon.login("openorch", "changeme", "own").await));
-    let mut stolen = Following::start(&daemon, &thief, "").await;
-    let mut kept = Following::start(&daemon, &own, "").await;
+    let mut stolen = EventStream::start(&daemon, &thief, "").await;
+    let mut kept = EventStream::start(&daemon, &own, "").await;
     assert_eq!(status(&daemon, "DELETE", "/user-svc/tokens", &own, json!({ "device": "test" })).await, 200);
     let took = stolen.end().await;
-    assert!(took < AT_ONCE, "{took:?}");
+    assert!(took < MAX_DELAY, "{took:?}");
     assert_eq!(status(&daemon, "GET", "/health", "", Value::Null).await, 200);
     while kept.next().await["path"] != "/health" {}
     assert!(!stolen.text.contains("/health"));
@@ -197,18 +197,18 @@ async fn a_stream_ends_with_the_permission() {
     let daemon = Daemon::start().await;
     let (admin, second) = (daemon.admin().await, daemon.register("second").await);
     assert_eq!(enroll(&daemon, &admin, &json!(id_of(&second)), ADMIN, "").await.status, 200);
-    let mut following = Following::start(&daemon, &second, "").await;
+    let mut following = EventStream::start(&daemon, &second, "").await;
     let path = format!("/user-svc/enroll/unnamed:{}:{ADMIN}", id_of(&second));
     assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
     let took = following.end().await;
-    assert!(took < AT_ONCE, "{took:?}");
+    assert!(took < MAX_DELAY, "{took:?}");
     assert_eq!(status(&daemon, "GET", PATH, &second, Value::Null).await, 403);
 }
 
 #[tokio::test]
 async fn a_stop_of_the_daemon_ends_streams_at_its_start_and_says_when_to_connect_again() {
-    let mut daemon = Daemon::with(&["--events-reconnect-delay", "1500ms", "--drain", "60s"]).await;
-    let mut following = Following::start(&daemon, &daemon.admin().await, "").await;
+    let mut daemon = Daemon::with_flags(&["--events-reconnect-delay", "1500ms", "--drain", "60s"]).await;
+    let mut following = EventStream::start(&daemon, &daemon.admin().await, "").await;
     assert_eq!(status(&daemon, "GET", "/health", "", Value::Null).await, 200);
     let reading = tokio::spawn(async move {
         let took = following.end().await;
@@ -226,7 +226,7 @@ async fn a_stop_of_the_daemon_ends_streams_at_its_start_and_says_when_to_connect
 #[tokio::test]
 async fn an_idle_stream_says_that_it_stands_and_is_not_taken_for_one_that_nobody_reads() {
     // Shorter than the test's stream: these timeouts are for clients that do not read.
-    let daemon = Daemon::with(&[
+    let daemon = Daemon::with_flags(&[
         "--events-heartbeat-interval",
         "100ms",
         "--http-write-timeout",
@@ -235,10 +235,10 @@ async fn an_idle_stream_says_that_it_stands_and_is_not_taken_for_one_that_nobody
         "1s",
     ])
     .await;
-    let mut idle = Following::start(&daemon, &daemon.admin().await, "?service=no-such-svc").await;
+    let mut idle = EventStream::start(&daemon, &daemon.admin().await, "?service=no-such-svc").await;
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(2) {
-        assert!(idle.more().await, "the stream was closed");
+        assert!(idle.read_more().await, "the stream was closed");
     }
     let comments = idle.text.matches(":\n\n").count();
     assert!(comments >= 5 && comments * 3 == idle.text.len(), "{comments}: {}", idle.text);
@@ -246,7 +246,7 @@ async fn an_idle_stream_says_that_it_stands_and_is_not_taken_for_one_that_nobody
 
 #[tokio::test]
 async fn streams_are_bounded_by_account_and_those_of_clients_that_left_are_free() {
-    let daemon = Daemon::with(&["--events-max-streams-per-account", "2", "--events-max-streams", "3"]).await;
+    let daemon = Daemon::with_flags(&["--events-max-streams-per-account", "2", "--events-max-streams", "3"]).await;
     let (admin, second) = (daemon.admin().await, daemon.register("second").await);
     assert_eq!(enroll(&daemon, &admin, &json!(id_of(&second)), ADMIN, "").await.status, 200);
     let refusal = async |token: &str, status: u16, code: &str| {
@@ -255,10 +255,10 @@ async fn streams_are_bounded_by_account_and_those_of_clients_that_left_are_free(
         assert!(refused.headers.contains_key("retry-after"));
         refused.error()
     };
-    let one = Following::start(&daemon, &admin, "").await;
-    let _two = Following::start(&daemon, &admin, "").await;
+    let one = EventStream::start(&daemon, &admin, "").await;
+    let _two = EventStream::start(&daemon, &admin, "").await;
     assert!(refusal(&admin, 429, "access.too_many_streams").await.contains("limit of 2 open event streams"));
-    let three = Following::start(&daemon, &second, "").await;
+    let three = EventStream::start(&daemon, &second, "").await;
     assert!(refusal(&second, 503, "access.streams_full").await.contains("limit of 3 open event streams"));
     let open = async || {
         let text = daemon.call("GET", "/metrics", &admin, Value::Null).await.text;
@@ -268,7 +268,7 @@ async fn streams_are_bounded_by_account_and_those_of_clients_that_left_are_free(
     assert_eq!(open().await, 3);
     drop((one, three));
     daemon.until("the slots of disconnected clients are released", async || open().await == 1).await;
-    let _again = Following::start(&daemon, &second, "").await;
+    let _again = EventStream::start(&daemon, &second, "").await;
     // A HEAD request uses no slot.
     assert_eq!(daemon.send("HEAD", PATH, &admin, Vec::new(), &[]).await.status, 200);
     daemon.until("HEAD releases its slot", async || open().await == 2).await;
@@ -276,7 +276,7 @@ async fn streams_are_bounded_by_account_and_those_of_clients_that_left_are_free(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_who_does_not_read_misses_events_and_holds_no_more_memory() {
-    let daemon = Daemon::with(&["--events-max-queue-bytes", "16KiB"]).await;
+    let daemon = Daemon::with_flags(&["--events-max-queue-bytes", "16KiB"]).await;
     let admin = daemon.admin().await;
     let address = daemon.url.trim_start_matches("http://").parse().unwrap();
     let socket = TcpSocket::new_v4().unwrap();
@@ -330,7 +330,7 @@ async fn one_who_does_not_read_misses_events_and_holds_no_more_memory() {
                 _ => told += u64::from(data["path"] == long.as_str()),
             }
         }
-        let read = within(PATIENCE, "the rest", slow.read_buf(&mut body)).await.unwrap();
+        let read = within(WAIT_TIMEOUT, "the rest", slow.read_buf(&mut body)).await.unwrap();
         assert!(read > 0 || told + missed >= 12_000, "{told} {missed}");
     }
     assert!(missed > 0, "all {told} fit into the buffers");
@@ -342,7 +342,7 @@ async fn w167_a_stream_is_for_the_caller_alone_also_where_a_delegation_names_the
     let (echo, service) = (Echo::start().await, daemon.register("echo-svc").await);
     assert_eq!(daemon.put_instance(&service, json!({ "url": echo.url })).await.status, 201);
     let admin = daemon.admin().await;
-    let delegated = received(&daemon, "/echo-svc/x", &admin).await;
+    let delegated = delegated_token(&daemon, "/echo-svc/x", &admin).await;
     let open = json!({ "slug": "echo-svc", "operations": ["monitorRequests", "backup", "getUsers"] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, open).await, 200);
     assert_eq!(status(&daemon, "POST", "/user-svc/users", &delegated, json!({})).await, 200, "the delegation works");

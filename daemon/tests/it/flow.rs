@@ -27,7 +27,7 @@ async fn a_registered_instance_is_reached_under_its_slug_at_once() {
 
 #[tokio::test]
 async fn an_instance_that_starts_to_listen_after_it_registered_is_found_quickly() {
-    let daemon = Daemon::with(&["--registry-probe-interval", "1h"]).await;
+    let daemon = Daemon::with_flags(&["--registry-probe-interval", "1h"]).await;
     let address = openorch_test_support::free_address();
     let token = daemon.register("late-svc").await;
     assert_eq!(daemon.put_instance(&token, json!({ "url": format!("http://{address}") })).await.status, 201);
@@ -99,7 +99,7 @@ async fn a_service_that_dies_is_unreachable_and_comes_back() {
 
 #[tokio::test]
 async fn only_an_instance_that_announced_a_heartbeat_is_removed_for_silence() {
-    let daemon = Daemon::with(&["--registry-heartbeat-check-interval", "10ms"]).await;
+    let daemon = Daemon::with_flags(&["--registry-heartbeat-check-interval", "10ms"]).await;
     let token = daemon.register("silent-svc").await;
     let beat = json!({ "url": "http://127.0.0.1:9", "id": "inst_a", "heartbeatSeconds": 1 });
     daemon.put_instance(&token, beat.clone()).await;
@@ -137,7 +137,7 @@ async fn everything_is_there_after_a_restart_and_the_last_status_counts() {
 
 #[tokio::test]
 async fn one_accounts_hanging_instances_do_not_delay_those_of_others() {
-    let daemon = Daemon::with(&[
+    let daemon = Daemon::with_flags(&[
         "--registry-probe-concurrency",
         "4",
         "--registry-probe-concurrency-per-account",
@@ -177,7 +177,7 @@ async fn definitions_are_saved_listed_and_removed_by_admins() {
 
 #[tokio::test]
 async fn the_node_tells_its_load_and_can_be_forgotten() {
-    let daemon = Daemon::with(&["--node-id", "node-one", "--az", "zone-a", "--region", "north"]).await;
+    let daemon = Daemon::with_flags(&["--node-id", "node-one", "--az", "zone-a", "--region", "north"]).await;
     let admin = daemon.admin().await;
     let own = daemon.call("GET", "/registry-svc/node/self", &admin, Value::Null).await.json();
     assert_eq!((own["node"]["id"].as_str(), own["node"]["region"].as_str()), (Some("node-one"), Some("north")));

@@ -79,7 +79,7 @@ async fn changing_the_password_ends_the_other_sessions_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_session_made_with_the_old_password_outlives_its_change() {
-    let daemon = std::sync::Arc::new(Daemon::with(&["--user-password-hash-concurrency", "8"]).await);
+    let daemon = std::sync::Arc::new(Daemon::with_flags(&["--user-password-hash-concurrency", "8"]).await);
     daemon.register("joe").await;
     for round in 0..8 {
         let (old, new) =
@@ -298,7 +298,7 @@ async fn an_api_key_is_never_passed_on_as_the_services_own_bearer() {
 
 #[tokio::test]
 async fn an_invitation_makes_as_many_accounts_as_it_says_and_no_more() {
-    let daemon = Daemon::with(&["--registration", "invite"]).await;
+    let daemon = Daemon::with_flags(&["--registration", "invite"]).await;
     let admin = daemon.admin().await;
     let register = |slug: &str, code: Value| json!({ "slug": slug, "password": "p", "invitation": code });
     let plain = daemon.call("POST", "/user-svc/register", "", json!({ "slug": "a", "password": "p" })).await;
@@ -339,7 +339,7 @@ async fn closed_registration_is_refused_and_the_heart_works_for_accounts_that_ex
 
 #[tokio::test]
 async fn nobody_makes_invitations_while_registration_is_closed() {
-    let daemon = Daemon::with(&["--registration", "closed"]).await;
+    let daemon = Daemon::with_flags(&["--registration", "closed"]).await;
     let admin = daemon.admin().await;
     let refused = daemon.call("POST", "/user-svc/invitation", &admin, json!({})).await;
     assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (409, &json!("user.invitations_closed")));
@@ -378,7 +378,7 @@ async fn the_public_key_is_told_as_pem_and_as_a_key_set() {
 
 #[tokio::test]
 async fn once_warm_neither_the_gateway_nor_a_check_asks_the_store() {
-    let daemon = Daemon::with(&["--registry-node-heartbeat-interval", "1h"]).await;
+    let daemon = Daemon::with_flags(&["--registry-node-heartbeat-interval", "1h"]).await;
     let (echo, user) = (Echo::start().await, daemon.register("warm-svc").await);
     assert_eq!(daemon.put_instance(&user, json!({ "url": echo.url })).await.status, 201);
     let admin = daemon.admin().await;
@@ -407,7 +407,7 @@ async fn once_warm_neither_the_gateway_nor_a_check_asks_the_store() {
 }
 
 /// Statuses of `count` concurrent sign-ins.
-async fn at_once(daemon: &std::sync::Arc<Daemon>, count: usize, password: &'static str) -> Vec<u16> {
+async fn concurrent_logins(daemon: &std::sync::Arc<Daemon>, count: usize, password: &'static str) -> Vec<u16> {
     let mut calls = tokio::task::JoinSet::new();
     for n in 0..count {
         let daemon = daemon.clone();
@@ -418,17 +418,17 @@ async fn at_once(daemon: &std::sync::Arc<Daemon>, count: usize, password: &'stat
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_of_guesses_is_no_faster_and_a_burst_of_right_passwords_passes() {
-    let daemon = std::sync::Arc::new(Daemon::with(&["--user-password-hash-concurrency", "8"]).await);
+    let daemon = std::sync::Arc::new(Daemon::with_flags(&["--user-password-hash-concurrency", "8"]).await);
     daemon.register("joe").await;
-    assert!(at_once(&daemon, 64, "pass").await.iter().all(|status| *status == 200));
-    let guesses = at_once(&daemon, 64, "wrong").await;
+    assert!(concurrent_logins(&daemon, 64, "pass").await.iter().all(|status| *status == 200));
+    let guesses = concurrent_logins(&daemon, 64, "wrong").await;
     let judged = guesses.iter().filter(|status| **status == 401).count();
     assert!(judged == 5 && guesses.iter().all(|status| [401, 429].contains(status)), "{guesses:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_registrations_shuts_nobody_out_who_signs_in() {
-    let daemon = std::sync::Arc::new(Daemon::with(&["--user-password-hash-concurrency", "1"]).await);
+    let daemon = std::sync::Arc::new(Daemon::with_flags(&["--user-password-hash-concurrency", "1"]).await);
     daemon.register("joe").await;
     let mut flood = tokio::task::JoinSet::new();
     for n in 0..200 {

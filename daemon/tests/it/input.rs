@@ -2,12 +2,12 @@
 //! Schema implementation validates random values against the document, and must agree with the daemon's checks.
 
 use jsonschema::Validator;
-use openorch_api::{Checker, Parts, Row, text};
+use openorch_api::{Operation, RequestParts, SchemaValidator, text};
 use serde_json::{Map, Value, json};
 
-use crate::{matrix::Dice, support::Daemon};
+use crate::{matrix::Rng, support::Daemon};
 
-fn bodies(document: &Value) -> impl Iterator<Item = (&'static Row, &Value)> {
+fn bodies(document: &Value) -> impl Iterator<Item = (&'static Operation, &Value)> {
     openorch_api::operations().filter_map(|row| {
         let operation = &document["paths"][row.path][row.method.as_str().to_lowercase()];
         operation.pointer("/requestBody/content/application~1json/schema").map(|schema| (row, schema))
@@ -76,15 +76,15 @@ fn walk(document: &Value, schema: &Value, path: &mut Vec<String>, unlimited: &mu
 
 #[test]
 fn what_is_checked_is_what_the_document_says() {
-    let document = openorch_api::openapi::accepted("0");
-    let mut dice = Dice(11);
+    let document = openorch_api::openapi::permissive_document("0");
+    let mut dice = Rng(11);
     let (mut good, mut bad) = (0, 0);
     for (row, schema) in bodies(&document) {
         let theirs = validator(&document, schema);
-        let ours = Checker::new(row).unwrap();
+        let ours = SchemaValidator::new(row).unwrap();
         for _ in 0..400 {
             let value = value_of(&document, schema, &mut dice, 0);
-            let checked = ours.check(&Parts { body: Some(value.clone()), ..Parts::default() });
+            let checked = ours.check(&RequestParts { body: Some(value.clone()), ..RequestParts::default() });
             let want = theirs.iter_errors(&value).next().map(|error| error.to_string());
             assert_eq!(checked.is_ok(), want.is_none(), "{}: {value}\n{checked:?}\n{want:?}", row.id);
             if want.is_none() { good += 1 } else { bad += 1 }
@@ -98,25 +98,25 @@ fn validator(document: &Value, schema: &Value) -> Validator {
     whole["anyOf"] = json!([schema]);
     jsonschema::options()
         .should_validate_formats(true)
-        .with_format("name", |value: &str| text::hidden(value).is_none())
+        .with_format("name", |value: &str| text::first_hidden(value).is_none())
         .build(&whole)
         .unwrap()
 }
 
 /// A random value based on the schema, with likely errors.
-fn value_of(document: &Value, schema: &Value, dice: &mut Dice, depth: usize) -> Value {
-    if dice.roll(12) == 0 {
+fn value_of(document: &Value, schema: &Value, dice: &mut Rng, depth: usize) -> Value {
+    if dice.below(12) == 0 {
         return anything(dice);
     }
     let schema = resolved(document, schema);
     if let Some(branches) = schema["anyOf"].as_array() {
-        return value_of(document, &branches[dice.roll(branches.len() * 3).min(branches.len() - 1) % 2], dice, depth);
+        return value_of(document, &branches[dice.below(branches.len() * 3).min(branches.len() - 1) % 2], dice, depth);
     }
     if let Some(values) = schema["enum"].as_array() {
-        return values[dice.roll(values.len())].clone();
+        return values[dice.below(values.len())].clone();
     }
     if let Some(branches) = schema["oneOf"].as_array() {
-        return value_of(document, &branches[dice.roll(branches.len())], dice, depth);
+        return value_of(document, &branches[dice.below(branches.len())], dice, depth);
     }
     if let Some(value) = schema.get("const") {
         return value.clone();
@@ -125,11 +125,11 @@ fn value_of(document: &Value, schema: &Value, dice: &mut Dice, depth: usize) -> 
         Some("string") => text_of(schema, dice).into(),
         Some("integer") => {
             let bound = |key: &str| schema[key].as_i64().unwrap_or_default();
-            [bound("minimum"), bound("maximum"), 1, 7][dice.roll(4)].into()
+            [bound("minimum"), bound("maximum"), 1, 7][dice.below(4)].into()
         }
-        Some("boolean") => (dice.roll(2) == 0).into(),
+        Some("boolean") => (dice.below(2) == 0).into(),
         Some("array") if depth < 6 => {
-            (0..dice.roll(3)).map(|_| value_of(document, &schema["items"], dice, depth + 1)).collect()
+            (0..dice.below(3)).map(|_| value_of(document, &schema["items"], dice, depth + 1)).collect()
         }
         Some("array") => json!([]),
         Some("object") => {
@@ -137,7 +137,7 @@ fn value_of(document: &Value, schema: &Value, dice: &mut Dice, depth: usize) -> 
             let required: Vec<&str> =
                 schema["required"].as_array().into_iter().flatten().flat_map(Value::as_str).collect();
             for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-                if depth < 6 && (dice.roll(3) == 0 || required.contains(&name.as_str())) {
+                if depth < 6 && (dice.below(3) == 0 || required.contains(&name.as_str())) {
                     object.insert(name.clone(), value_of(document, property, dice, depth + 1));
                 }
             }
@@ -145,7 +145,7 @@ fn value_of(document: &Value, schema: &Value, dice: &mut Dice, depth: usize) -> 
                 object
                     .insert(dice.pick(&["a", "", "b\u{202e}"]).to_owned(), value_of(document, values, dice, depth + 1));
             }
-            if dice.roll(10) == 0 {
+            if dice.below(10) == 0 {
                 object.insert("unknown".to_owned(), anything(dice));
             }
             Value::Object(object)
@@ -154,9 +154,9 @@ fn value_of(document: &Value, schema: &Value, dice: &mut Dice, depth: usize) -> 
     }
 }
 
-fn text_of(schema: &Value, dice: &mut Dice) -> String {
+fn text_of(schema: &Value, dice: &mut Rng) -> String {
     let longest = schema["maxLength"].as_u64().unwrap_or(10) as usize;
-    match dice.roll(12) {
+    match dice.below(12) {
         0 => String::new(),
         1 if longest < 5000 => "ä".repeat(longest),
         2 if longest < 5000 => "a".repeat(longest + 1),
@@ -167,7 +167,7 @@ fn text_of(schema: &Value, dice: &mut Dice) -> String {
     }
 }
 
-fn anything(dice: &mut Dice) -> Value {
+fn anything(dice: &mut Rng) -> Value {
     let values = [
         json!(null),
         json!(1.0),
@@ -180,7 +180,7 @@ fn anything(dice: &mut Dice) -> Value {
         json!({}),
         json!(true),
     ];
-    values[dice.roll(values.len())].clone()
+    values[dice.below(values.len())].clone()
 }
 
 #[tokio::test]

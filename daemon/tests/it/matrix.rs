@@ -1,13 +1,13 @@
 //! Every operation with every kind of caller: access is as the row declares, and no sequence of calls by a plain
 //! account extends its rights.
 
-use openorch_api::{Access, Exempt, Row};
+use openorch_api::{Access, Exempt, Operation};
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Echo, claims, received, token_of};
+use crate::support::{Daemon, Echo, claims, delegated_token, token_of};
 
 /// A caller and its rights.
-struct Who {
+struct Caller {
     name: &'static str,
     token: String,
     /// Its built-in roles; `None` if it is not signed in.
@@ -19,7 +19,7 @@ struct Who {
 }
 
 /// The statuses that a row requires for a caller, who owns only what `owns` lists; empty if access is allowed.
-fn verdict(row: &Row, who: &Who) -> &'static [u16] {
+fn expected_statuses(row: &Operation, who: &Caller) -> &'static [u16] {
     const REFUSED: &[u16] = &[403];
     // A missing resource has no owner.
     const NOT_FOUND: &[u16] = &[403, 404];
@@ -42,13 +42,13 @@ fn verdict(row: &Row, who: &Who) -> &'static [u16] {
             Exempt::Account => &[],
             Exempt::Owner if !who.owns.is_empty() => &[],
             Exempt::Owner => NOT_FOUND,
-            Exempt::Nobody => REFUSED,
+            Exempt::None => REFUSED,
         },
     }
 }
 
 /// Resources of an account, by the path parameter that names each.
-async fn owned(daemon: &Daemon, token: &str, url: &str) -> Vec<(&'static str, String)> {
+async fn create_owned(daemon: &Daemon, token: &str, url: &str) -> Vec<(&'static str, String)> {
     let call = async |method: &str, path: &str, body: Value| {
         let answer = daemon.call(method, path, token, body).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.text);
@@ -80,7 +80,7 @@ async fn every_row_with_every_caller_is_as_the_table_says() {
     daemon.call("POST", "/user-svc/organization", &user, json!({ "id": "org_a" })).await;
     let revoked = token_of(&daemon.login("ann", "pass", "lost").await);
     daemon.call("DELETE", "/user-svc/tokens", &user, json!({ "device": "lost" })).await;
-    let delegated = received(&daemon, "/shop-svc/x", &daemon.admin().await).await;
+    let delegated = delegated_token(&daemon, "/shop-svc/x", &daemon.admin().await).await;
     const USER: &[&str] = &[openorch_api::role::USER];
     const ADMIN: &[&str] = &[openorch_api::role::ADMIN];
     for row in openorch_api::operations() {
@@ -90,8 +90,8 @@ async fn every_row_with_every_caller_is_as_the_table_says() {
         let of_organization = token_of(&daemon.login("ann", "pass", row.id).await);
         let owner = token_of(&daemon.login("owner-svc", "pass", row.id).await);
         let is_owners = matches!(row.access, Access::Needs(guard) if guard.exempt == Exempt::Owner);
-        let owns = if is_owners { owned(&daemon, &owner, &of_owner.url).await } else { Vec::new() };
-        let who = |name, token: &str, roles| Who {
+        let owns = if is_owners { create_owned(&daemon, &owner, &of_owner.url).await } else { Vec::new() };
+        let who = |name, token: &str, roles| Caller {
             name,
             token: token.to_owned(),
             roles,
@@ -103,8 +103,8 @@ async fn every_row_with_every_caller_is_as_the_table_says() {
             who("a revoked session", &revoked, None),
             who("a service", &plain, Some(USER)),
             who("an organization's admin", &of_organization, Some(USER)),
-            Who { owns, ..who("an owner", &owner, Some(USER)) },
-            Who { is_delegated: true, ..who("a service for an admin", &delegated, Some(ADMIN)) },
+            Caller { owns, ..who("an owner", &owner, Some(USER)) },
+            Caller { is_delegated: true, ..who("a service for an admin", &delegated, Some(ADMIN)) },
             who("an admin", &admin, Some(ADMIN)),
         ] {
             let named = |name: &str| who.owns.iter().find(|(owned, _)| *owned == name).map_or("x", |(_, id)| id);
@@ -112,7 +112,7 @@ async fn every_row_with_every_caller_is_as_the_table_says() {
                 .path_parameters()
                 .fold(row.path.to_owned(), |path, name| path.replace(&format!("{{{name}}}"), named(name)));
             let status = daemon.call(row.method.as_str(), &path, &who.token, Value::Null).await.status.as_u16();
-            let want = verdict(row, &who);
+            let want = expected_statuses(row, &who);
             if want.is_empty() {
                 assert!(who.owns.is_empty() || (200..300).contains(&status), "{} by {}: {status}", row.id, who.name);
                 // Access is allowed; other tests check the outcome. `is-authorized` answers 401 for a negative result.
@@ -134,7 +134,7 @@ async fn every_row_with_every_caller_is_as_the_table_says() {
 
 /// For a row with a condition, a request of another account about resources of `owner-svc`, whose organization is
 /// `org_a`.
-fn about_anothers(row: &Row, owner_id: &str) -> (String, Value) {
+fn foreign_request(row: &Operation, owner_id: &str) -> (String, Value) {
     let body = match row.id {
         "savePermits" => json!({ "permits": [{ "permission": "owner-svc:p", "slugs": ["ann"] }] }),
         "saveEnrolls" => json!({ "enrolls": [{ "userId": owner_id, "role": "owner-svc:r" }] }),
@@ -172,25 +172,25 @@ async fn who_does_not_meet_a_rows_condition_is_refused_with_its_code_and_the_own
     call("POST", "/user-svc/organization", json!({ "id": "org_a" })).await;
     let conditioned = || openorch_api::operations().filter_map(|row| Some((row, row.condition?)));
     for (row, condition) in conditioned() {
-        let (path, body) = about_anothers(row, &owner_id);
+        let (path, body) = foreign_request(row, &owner_id);
         let answer = daemon.call(row.method.as_str(), &path, &stranger, body).await;
-        assert_eq!(answer.status.as_u16(), condition.refusal.status, "{}: {}", row.id, answer.text);
-        assert_eq!(answer.json()["code"], condition.refusal.id, "{}: {}", row.id, answer.text);
+        assert_eq!(answer.status.as_u16(), condition.error.status, "{}: {}", row.id, answer.text);
+        assert_eq!(answer.json()["code"], condition.error.id, "{}: {}", row.id, answer.text);
     }
     // `deleteOrganization` last, because the others need it.
     let (last, others): (Vec<_>, Vec<_>) = conditioned().partition(|(row, _)| row.id == "deleteOrganization");
     for (row, condition) in others.into_iter().chain(last).filter(|(row, _)| row.id != "listApps") {
-        let (path, body) = about_anothers(row, &owner_id);
+        let (path, body) = foreign_request(row, &owner_id);
         let answer = daemon.call(row.method.as_str(), &path, &owner, body).await;
-        assert_ne!(answer.json()["code"], condition.refusal.id, "{}: {}", row.id, answer.text);
+        assert_ne!(answer.json()["code"], condition.error.id, "{}: {}", row.id, answer.text);
     }
 }
 
 /// A seeded random number generator (xorshift64*, Vigna 2016), so that a failure can be repeated.
-pub struct Dice(pub u64);
+pub struct Rng(pub u64);
 
-impl Dice {
-    pub fn roll(&mut self, sides: usize) -> usize {
+impl Rng {
+    pub fn below(&mut self, sides: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -198,14 +198,14 @@ impl Dice {
     }
 
     pub fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
-        of[self.roll(of.len())]
+        of[self.below(of.len())]
     }
 }
 
 #[tokio::test]
 async fn nothing_that_a_plain_account_does_gives_it_a_permission_that_is_not_its_own() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7_u64);
-    let mut dice = Dice(seed);
+    let mut dice = Rng(seed);
     let daemon = Daemon::start().await;
     let (bob, ann, admin) = (daemon.register("bob").await, daemon.register("ann").await, daemon.admin().await);
     daemon.call("PUT", "/user-svc/permissions", &ann, json!({ "permissions": [{ "id": "ann:secret" }] })).await;
@@ -249,7 +249,7 @@ async fn nothing_that_a_plain_account_does_gives_it_a_permission_that_is_not_its
         let (user, slug, organization) = (dice.pick(&users), dice.pick(&slugs), dice.pick(&organizations));
         let id = dice.pick(&["", "g1", "g2"]);
         let encoded = |text: &str| text.replace('{', "%7B").replace('}', "%7D");
-        let (method, path, body) = match dice.roll(19) {
+        let (method, path, body) = match dice.below(19) {
             0 => ("PUT", "/user-svc/permissions".into(), json!({ "permissions": [{ "id": permission }] })),
             1 => ("POST", "/user-svc/role".into(), json!({ "id": role, "name": "n", "permissionIds": [permission] })),
             2 => ("POST", "/user-svc/role".into(), json!({ "id": role, "name": "n" })),

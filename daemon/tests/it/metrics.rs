@@ -54,7 +54,7 @@ async fn every_metric_has_its_help_its_type_and_a_conventional_name() {
 
 #[tokio::test]
 async fn a_service_has_series_until_its_account_is_deleted_and_unknown_slugs_share_one() {
-    let daemon = Daemon::with(&["--registry-node-heartbeat-interval", "1h"]).await;
+    let daemon = Daemon::with_flags(&["--registry-node-heartbeat-interval", "1h"]).await;
     let (echo, service, admin) = (Echo::start().await, daemon.register("timed-svc").await, daemon.admin().await);
     assert_eq!(daemon.put_instance(&service, json!({ "url": echo.url })).await.status, 201);
     assert_eq!(requests(&metrics(&daemon, &admin).await, "timed-svc", "2xx"), None);
@@ -103,7 +103,7 @@ async fn send(url: &str, method: &str, path: &str, token: &str, id: &str, body: 
 
 /// Registers `down-svc` with an instance that answers once, stops it, and sends twenty more requests. Returns the
 /// token.
-async fn fail_often(url: &str) -> String {
+async fn send_failing_requests(url: &str) -> String {
     let account = json!({ "slug": "down-svc", "name": "d", "password": "a-password-in-a-body" });
     let (_, text) = send(url, "POST", "/user-svc/register", "", "registers", account).await;
     let token = serde_json::from_str::<Value>(&text).unwrap()["token"]["token"].as_str().unwrap().to_owned();
@@ -123,7 +123,7 @@ async fn fail_often(url: &str) -> String {
 #[tokio::test]
 async fn requests_that_no_instance_answers_are_one_line_a_minute_for_each_service() {
     let mut token = String::new();
-    let log = log_of(&[], async |url: String| token = fail_often(&url).await).await;
+    let log = log_of(&[], async |url: String| token = send_failing_requests(&url).await).await;
     let warnings = log.lines().filter(|line| line.contains(" WARN ") && line.contains("down-svc"));
     let lines: Vec<&str> = warnings.collect();
     let [line] = lines[..] else { panic!("not one line: {log}") };
@@ -143,7 +143,9 @@ async fn requests_that_no_instance_answers_are_one_line_a_minute_for_each_servic
 #[tokio::test]
 async fn the_access_log_has_a_line_for_each_sampled_request_and_no_secret() {
     let mut token = String::new();
-    let log = log_of(&[("OPENORCH_HTTP_ACCESS_LOG", "1")], async |url: String| token = fail_often(&url).await).await;
+    let log =
+        log_of(&[("OPENORCH_HTTP_ACCESS_LOG", "1")], async |url: String| token = send_failing_requests(&url).await)
+            .await;
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(" access ")).collect();
     assert_eq!(lines.len(), 23, "{log}");
     let line_of = |id: &str| {
@@ -180,7 +182,7 @@ async fn w155_a_line_of_the_access_log_has_the_beginning_of_a_long_method_and_a_
 #[tokio::test]
 async fn at_level_debug_each_request_has_one_span_with_what_came_of_it() {
     let mut token = String::new();
-    let log = log_of(&[("OPENORCH_LOG", "debug")], async |url: String| token = fail_often(&url).await).await;
+    let log = log_of(&[("OPENORCH_LOG", "debug")], async |url: String| token = send_failing_requests(&url).await).await;
     for (id, start) in [
         ("puts", r#"call{operation="registerInstance" request.id="puts" caller="down-svc" status=201 duration="#),
         (

@@ -90,7 +90,7 @@ async fn a_policy_is_for_its_endpoint_and_outlives_a_restart_until_it_is_deleted
 
 #[tokio::test]
 async fn what_is_no_policy_is_refused_and_changes_nothing() {
-    let daemon = Daemon::with(&["--policy-max-policies-per-app", "1"]).await;
+    let daemon = Daemon::with_flags(&["--policy-max-policies-per-app", "1"]).await;
     let (admin, ann) = (daemon.admin().await, daemon.register("ann").await);
     for (instance, words) in [
         (Value::Null, "`instance` is required"),

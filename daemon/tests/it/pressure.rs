@@ -7,7 +7,7 @@ use std::{
 };
 
 use openorch_chassis::clock::ManualClock;
-use openorch_test_support::{PATIENCE, eventually};
+use openorch_test_support::{WAIT_TIMEOUT, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -17,7 +17,7 @@ use crate::{
     support::{Daemon, Echo, id_of},
 };
 
-async fn all_at_once<F: Future<Output = u16> + Send + 'static>(calls: impl Iterator<Item = F>) -> Vec<u16> {
+async fn run_concurrently<F: Future<Output = u16> + Send + 'static>(calls: impl Iterator<Item = F>) -> Vec<u16> {
     let tasks: Vec<_> = calls.map(tokio::spawn).collect();
     let mut codes = Vec::new();
     for task in tasks {
@@ -39,7 +39,7 @@ async fn who_changes_what_others_change_at_the_same_time_waits_and_is_not_refuse
     let echo = Echo::start().await;
     let ann = daemon.register("ann-svc").await;
     let refresh = |_| call(&daemon.url, Method::POST, "/user-svc/refresh-token", &ann, Value::Null);
-    let codes = all_at_once((0..50).map(refresh)).await;
+    let codes = run_concurrently((0..50).map(refresh)).await;
     // Each refresh ends the previous token, so later calls get 401.
     assert!(codes.iter().all(|code| [200, 401].contains(code)) && codes.contains(&200), "{codes:?}");
 
@@ -48,13 +48,13 @@ async fn who_changes_what_others_change_at_the_same_time_waits_and_is_not_refuse
         let body = json!({ "url": echo.url, "deploymentId": format!("d{n}") });
         call(&daemon.url, Method::PUT, "/registry-svc/instance", &ann, body)
     };
-    let codes = all_at_once((0..50).map(register)).await;
+    let codes = run_concurrently((0..50).map(register)).await;
     assert!(codes.iter().all(|code| *code == 201), "{codes:?}");
     let name = |n| {
         let body = json!({ "name": format!("Ann {n}") });
         call(&daemon.url, Method::PUT, "/user-svc/self", &ann, body)
     };
-    let codes = all_at_once((0..50).map(name)).await;
+    let codes = run_concurrently((0..50).map(name)).await;
     assert!(codes.iter().all(|code| *code == 200), "{codes:?}");
 }
 
@@ -98,7 +98,7 @@ impl Drop for SmallDisk {
 }
 
 /// Writes until the free pages in the database files are used up too.
-async fn use_up(url: &str, token: &str) {
+async fn exhaust_free_pages(url: &str, token: &str) {
     for n in 0..5000 {
         let body = json!({ "name": format!("{n} {}", "x".repeat(200)) });
         if call(url, Method::PUT, "/user-svc/self", token, body).await == 507 {
@@ -137,7 +137,7 @@ async fn on_a_full_disk_the_daemon_starts_reads_routes_and_lets_in_who_has_a_ses
     let second = disk.fill("second");
     let url = &daemon.url;
     assert_eq!(call(url, Method::GET, "/ready", "", Value::Null).await, 200);
-    use_up(url, &token).await;
+    exhaust_free_pages(url, &token).await;
     for _ in 0..3 {
         let (code, answer) = sign_in(url).await;
         assert_eq!(code, 200, "{answer}");
@@ -145,7 +145,7 @@ async fn on_a_full_disk_the_daemon_starts_reads_routes_and_lets_in_who_has_a_ses
     }
     assert_eq!(call(url, Method::GET, "/registry-svc/instances", &token, Value::Null).await, 200);
     let is_routed = async || call(url, Method::GET, "/openorch/x", &token, Value::Null).await == 200;
-    eventually(PATIENCE, "the service is reached", is_routed).await;
+    eventually(WAIT_TIMEOUT, "the service is reached", is_routed).await;
     let body = json!({ "slug": "new-svc", "password": "p" });
     assert_eq!(call(url, Method::POST, "/user-svc/register", "", body.clone()).await, 507);
     // Unwritten state is written once there is room.
@@ -160,7 +160,7 @@ async fn on_a_full_disk_the_daemon_starts_reads_routes_and_lets_in_who_has_a_ses
         entries["entries"].as_array().unwrap().iter().map(|entry| entry["count"].as_u64().unwrap()).sum::<u64>()
     };
     // Aggregated entries are written once a minute by the program's clock.
-    eventually(2 * PATIENCE + PATIENCE, "the sign-ins are in the audit log", async || told().await >= 4).await;
+    eventually(2 * WAIT_TIMEOUT + WAIT_TIMEOUT, "the sign-ins are in the audit log", async || told().await >= 4).await;
 }
 
 /// The session is due for a new token, but its time cannot be stored.
@@ -175,7 +175,7 @@ async fn a_session_gets_its_next_token_on_a_full_disk() {
     assert_eq!(code, 200);
     disk.fill("ballast");
     let text = |answer: &Value| answer["token"]["token"].as_str().unwrap().to_owned();
-    use_up(&url, &text(&before)).await;
+    exhaust_free_pages(&url, &text(&before)).await;
     for _ in 0..60 {
         clock.advance(24 * 3600);
         let (code, now) = sign_in(&url).await;

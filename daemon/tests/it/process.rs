@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-pub use openorch_test_support::process::{Process, refused, run, terminate, wait};
-use openorch_test_support::{PATIENCE, eventually, process as support};
+pub use openorch_test_support::process::{Process, expect_start_failure, run, terminate, wait};
+use openorch_test_support::{WAIT_TIMEOUT, eventually, process as support};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -62,7 +62,7 @@ async fn twenty_kills_under_write_load_lose_no_acknowledged_write() {
             .collect();
         // In the middle of the load, at a different moment each round.
         let enough = acknowledged.lock().unwrap().len() + 4 + round;
-        eventually(PATIENCE, "writes", async || acknowledged.lock().unwrap().len() >= enough).await;
+        eventually(WAIT_TIMEOUT, "writes", async || acknowledged.lock().unwrap().len() >= enough).await;
         process.child.kill().unwrap();
         for writer in writers {
             writer.await.unwrap();
@@ -84,7 +84,7 @@ async fn twenty_kills_under_write_load_lose_no_acknowledged_write() {
 fn a_second_daemon_on_the_folder_is_told_who_has_it() {
     let folder = TempDir::new().unwrap();
     let process = start(folder.path());
-    let text = refused(&mut command(folder.path()));
+    let text = expect_start_failure(&mut command(folder.path()));
     assert!(text.contains(&process.child.id().to_string()) && text.contains(folder.path().to_str().unwrap()), "{text}");
 }
 
@@ -93,7 +93,7 @@ fn a_taken_port_is_told_and_no_data_is_touched() {
     let folder = TempDir::new().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let text = refused(command(folder.path()).env("OPENORCH_LISTEN", &address));
+    let text = expect_start_failure(command(folder.path()).env("OPENORCH_LISTEN", &address));
     assert!(text.contains(&address) && text.contains("OPENORCH_LISTEN"), "{text}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
@@ -109,13 +109,13 @@ fn damaged_missing_and_wrongly_keyed_data_is_named_and_left_alone() {
         .find(|path| path.extension().is_some_and(|end| end == "db"))
         .unwrap();
 
-    let text = refused(command(folder.path()).env("OPENORCH_ENCRYPTION_KEY", "another key"));
+    let text = expect_start_failure(command(folder.path()).env("OPENORCH_ENCRYPTION_KEY", "another key"));
     assert!(text.contains("OPENORCH_ENCRYPTION_KEY"), "{text}");
 
     let key = server.join("encryption.key");
     let kept = fs::read(&key).unwrap();
     fs::remove_file(&key).unwrap();
-    let text = refused(&mut command(folder.path()));
+    let text = expect_start_failure(&mut command(folder.path()));
     assert!(text.contains("encryption.key") && !key.exists(), "{text}");
     fs::write(&key, kept).unwrap();
     drop(start(folder.path()));
@@ -125,11 +125,11 @@ fn damaged_missing_and_wrongly_keyed_data_is_named_and_left_alone() {
         let _ = fs::remove_file(database.with_extension(end));
     }
     fs::write(&database, b"not a database, but a text file").unwrap();
-    let text = refused(&mut command(folder.path()));
+    let text = expect_start_failure(&mut command(folder.path()));
     assert!(text.contains(database.file_name().unwrap().to_str().unwrap()), "{text}");
     assert_eq!(fs::read(&database).unwrap(), b"not a database, but a text file");
     fs::remove_file(&database).unwrap();
-    refused(&mut command(folder.path()));
+    expect_start_failure(&mut command(folder.path()));
     assert!(!database.exists(), "a missing database is not recreated");
 }
 
@@ -137,7 +137,9 @@ fn damaged_missing_and_wrongly_keyed_data_is_named_and_left_alone() {
 async fn the_admin_password_is_reset_while_the_daemon_is_stopped() {
     let folder = TempDir::new().unwrap();
     let process = start(folder.path());
-    let text = refused(command(folder.path()).args(["admin", "reset-password"]).env("OPENORCH_ADMIN_PASSWORD", "new"));
+    let text = expect_start_failure(
+        command(folder.path()).args(["admin", "reset-password"]).env("OPENORCH_ADMIN_PASSWORD", "new"),
+    );
     assert!(text.contains("pid") || text.contains(&process.child.id().to_string()), "{text}");
     let login = |password: &str| json!({ "slug": "openorch", "password": password });
     let answer = post(&process.url, "/user-svc/login", "", login("changeme")).await.unwrap();
@@ -161,7 +163,7 @@ async fn the_admin_password_is_reset_while_the_daemon_is_stopped() {
         command.args(["admin", "reset-password", "--slug", slug]).env("OPENORCH_ADMIN_PASSWORD", "another");
         command
     };
-    let text = refused(&mut reset("nobody"));
+    let text = expect_start_failure(&mut reset("nobody"));
     assert!(text.contains("--slug") && text.contains("`openorch`") && text.contains("`second`"), "{text}");
     assert!(reset("second").status().unwrap().success());
     let process = start(folder.path());
@@ -186,7 +188,8 @@ async fn a_second_signal_ends_what_the_first_one_waits_for() {
     let _request = silent.accept().await.unwrap();
     process.terminate();
     let address = process.url.trim_start_matches("http://").to_owned();
-    eventually(PATIENCE, "it has stopped listening", async || std::net::TcpStream::connect(&address).is_err()).await;
+    eventually(WAIT_TIMEOUT, "it has stopped listening", async || std::net::TcpStream::connect(&address).is_err())
+        .await;
     assert!(process.child.try_wait().unwrap().is_none(), "it is draining the request");
     process.terminate();
     let ended = tokio::task::spawn_blocking(move || process.wait());

@@ -2,26 +2,26 @@
 
 use std::time::Duration;
 
-use openorch_api::{Access, Effect, Exempt, Repeat};
-use openorch_test_support::{PATIENCE, eventually};
+use openorch_api::{Access, Effect, Exempt, Idempotency};
+use openorch_test_support::{WAIT_TIMEOUT, eventually};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
 use crate::{
     process::{command, post, run},
-    support::{Answer, Daemon, Echo, id_of, received, status, token_of},
+    support::{Answer, Daemon, Echo, delegated_token, id_of, status, token_of},
 };
 
 const ORGANIZATION: &str = "/user-svc/organization";
 
-async fn keyed(daemon: &Daemon, method: &str, path: &str, token: &str, key: &str, body: Value) -> Answer {
+async fn send_with_key(daemon: &Daemon, method: &str, path: &str, token: &str, key: &str, body: Value) -> Answer {
     daemon.send(method, path, token, body.to_string().into_bytes(), &[("idempotency-key", key)]).await
 }
 
 /// Creates an organization with this name.
 async fn create(daemon: &Daemon, token: &str, key: &str, name: &str) -> Answer {
-    keyed(daemon, "POST", ORGANIZATION, token, key, json!({ "name": name })).await
+    send_with_key(daemon, "POST", ORGANIZATION, token, key, json!({ "name": name })).await
 }
 
 async fn organizations(daemon: &Daemon) -> usize {
@@ -35,17 +35,17 @@ fn each_operation_that_writes_says_what_comes_of_a_repeat_and_keyed_ones_can_be(
     for row in openorch_api::operations() {
         match row.effect() {
             Effect::Write => assert!(row.repeat.is_some(), "{} does not declare `repeat`", row.id),
-            Effect::Read => assert_eq!(row.repeats(), Repeat::Natural, "{}", row.id),
+            Effect::Read => assert_eq!(row.idempotency(), Idempotency::Natural, "{}", row.id),
         }
-        let reads_key = row.headers().any(|header| header.name == "idempotency-key");
-        assert_eq!(reads_key, row.repeats() == Repeat::Keyed, "{}", row.id);
+        let reads_key = row.all_request_headers().any(|header| header.name == "idempotency-key");
+        assert_eq!(reads_key, row.idempotency() == Idempotency::Keyed, "{}", row.id);
         if reads_key {
             count += 1;
-            assert!(row.audited && row.answers_json() && !row.answers_token(), "{}", row.id);
+            assert!(row.audited && row.returns_json() && !row.returns_token(), "{}", row.id);
             // Ownership would have to be checked before a replay.
             assert!(matches!(
                 row.access,
-                Access::SignedIn | Access::Needs(openorch_api::Guard { exempt: Exempt::Nobody, .. })
+                Access::SignedIn | Access::Needs(openorch_api::PermissionRequirement { exempt: Exempt::None, .. })
             ));
         }
     }
@@ -61,7 +61,7 @@ async fn each_keyed_operation_answers_a_repeat_byte_for_byte_and_does_nothing() 
         ("updateApp", json!({ "newHost": "shop.example.com" })),
         ("createUser", json!({ "user": { "slug": "bob", "name": "Bob" }, "password": "a-long-password" })),
     ];
-    let rows: Vec<_> = openorch_api::operations().filter(|row| row.repeats() == Repeat::Keyed).collect();
+    let rows: Vec<_> = openorch_api::operations().filter(|row| row.idempotency() == Idempotency::Keyed).collect();
     let tested: Vec<&str> = calls.iter().map(|(id, _)| *id).collect();
     assert!(
         rows.iter().all(|row| tested.contains(&row.id)) && rows.len() == calls.len(),
@@ -74,7 +74,7 @@ async fn each_keyed_operation_answers_a_repeat_byte_for_byte_and_does_nothing() 
     let mut first = Vec::new();
     for (id, body) in &calls {
         let row = rows.iter().find(|row| row.id == *id).unwrap();
-        let send = || keyed(&daemon, row.method.as_str(), row.path, &admin, "the key", body.clone());
+        let send = || send_with_key(&daemon, row.method.as_str(), row.path, &admin, "the key", body.clone());
         let (once, again) = (send().await, send().await);
         assert_eq!((once.status.as_u16(), &once.text), (again.status.as_u16(), &again.text), "{id}");
         assert_eq!(once.headers["content-type"], again.headers["content-type"]);
@@ -88,7 +88,7 @@ async fn each_keyed_operation_answers_a_repeat_byte_for_byte_and_does_nothing() 
     daemon.restart(&[]).await;
     for ((id, body), text) in calls.iter().zip(first) {
         let row = rows.iter().find(|row| row.id == *id).unwrap();
-        let again = keyed(&daemon, row.method.as_str(), row.path, &admin, "the key", body.clone()).await;
+        let again = send_with_key(&daemon, row.method.as_str(), row.path, &admin, "the key", body.clone()).await;
         assert_eq!((again.status.as_u16(), again.text), (200, text), "{id} after a restart");
     }
 }
@@ -109,15 +109,18 @@ async fn a_key_is_of_one_account_audience_operation_app_and_request() {
     assert_eq!(create(&daemon, &phone, "k", "A").await.text, first.text, "another session of the account");
     let open = json!({ "slug": "echo-svc", "operations": ["createOrganization"] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, open).await, 200);
-    let delegated = received(&daemon, "/echo-svc/x", &ann).await;
+    let delegated = delegated_token(&daemon, "/echo-svc/x", &ann).await;
     assert_ne!(create(&daemon, &delegated, "k", "A").await.text, first.text, "another audience");
     assert_eq!(create(&daemon, &delegated, "k", "B").await.status, 422);
     // An operation that is not keyed ignores the header.
     for name in ["Ann", "Anna"] {
-        assert_eq!(keyed(&daemon, "PUT", "/user-svc/self", &ann, "k", json!({ "name": name })).await.status, 200);
+        assert_eq!(
+            send_with_key(&daemon, "PUT", "/user-svc/self", &ann, "k", json!({ "name": name })).await.status,
+            200
+        );
     }
     let app = json!({ "newHost": "shop.example.com" });
-    assert_eq!(keyed(&daemon, "PUT", "/user-svc/app", &admin, "k", app).await.status, 200);
+    assert_eq!(send_with_key(&daemon, "PUT", "/user-svc/app", &admin, "k", app).await.status, 200);
     let there = json!({ "newAppHost": "shop.example.com" });
     let enroll =
         json!({ "enrolls": [{ "userId": id_of(&ann), "role": "user-svc:user", "appHost": "shop.example.com" }] });
@@ -164,7 +167,7 @@ async fn access_is_checked_before_a_repeat_is_answered_and_refusals_are_not_stor
     let daemon = Daemon::start().await;
     let (admin, ann) = (daemon.admin().await, daemon.register("ann").await);
     let app = async |host: &str| {
-        keyed(&daemon, "PUT", "/user-svc/app", &ann, "k", json!({ "newHost": host })).await.status.as_u16()
+        send_with_key(&daemon, "PUT", "/user-svc/app", &ann, "k", json!({ "newHost": host })).await.status.as_u16()
     };
     assert_eq!(app("a.example.com").await, 403);
     let permit = json!({ "permits": [{ "id": "p", "permission": "user-svc:app:edit", "slugs": ["ann"] }] });
@@ -182,7 +185,7 @@ async fn access_is_checked_before_a_repeat_is_answered_and_refusals_are_not_stor
 
 #[tokio::test]
 async fn an_account_stores_so_many_answers_and_they_end_after_a_day() {
-    let daemon = Daemon::with(&["--api-max-stored-answers-per-account", "2"]).await;
+    let daemon = Daemon::with_flags(&["--api-max-stored-answers-per-account", "2"]).await;
     let (ann, bob) = (daemon.register("ann").await, daemon.register("bob").await);
     let first = create(&daemon, &ann, "a", "A").await;
     assert_eq!((first.status.as_u16(), create(&daemon, &ann, "b", "B").await.status.as_u16()), (200, 200));
@@ -205,7 +208,7 @@ async fn an_account_stores_so_many_answers_and_they_end_after_a_day() {
 
 #[tokio::test]
 async fn all_accounts_store_so_many_answers_together_and_those_of_a_deleted_one_go() {
-    let daemon = Daemon::with(&["--api-max-stored-answers", "2"]).await;
+    let daemon = Daemon::with_flags(&["--api-max-stored-answers", "2"]).await;
     let (admin, ann, bob) = (daemon.admin().await, daemon.register("ann").await, daemon.register("bob").await);
     for key in ["a", "b"] {
         assert_eq!(create(&daemon, &ann, key, "A").await.status, 200);
@@ -238,7 +241,7 @@ async fn a_call_whose_answer_was_lost_in_a_crash_is_answered_and_not_done_again(
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     // It is committed, but the response is never read.
-    eventually(PATIENCE, "the organization", async || own(&process.url).await.len() == 1).await;
+    eventually(WAIT_TIMEOUT, "the organization", async || own(&process.url).await.len() == 1).await;
     process.child.kill().unwrap();
     process.wait();
     drop(stream);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Echo, claims, has, id_of, received, status, token_of};
+use crate::support::{Daemon, Echo, claims, delegated_token, has_permission, id_of, status, token_of};
 
 #[tokio::test]
 async fn a_service_gives_its_permissions_to_roles_and_roles_to_accounts() {
@@ -17,30 +17,36 @@ async fn a_service_gives_its_permissions_to_roles_and_roles_to_accounts() {
     let made = daemon.call("POST", "/user-svc/role", &shop, role).await.json();
     assert_eq!((made["role"]["id"].as_str(), made["role"]["name"].as_str()), (Some("shop-svc:clerk"), Some("Clerk")));
 
-    assert!(!has(&daemon, &ann, "shop-svc:order:view").await);
+    assert!(!has_permission(&daemon, &ann, "shop-svc:order:view").await);
     let enroll = json!({ "enrolls": [{ "userId": id_of(&ann), "role": "shop-svc:clerk" }] });
     let enrolled = daemon.call("PUT", "/user-svc/enrolls", &shop, enroll).await.json();
-    assert!(has(&daemon, &ann, "shop-svc:order:view").await && !has(&daemon, &ann, "shop-svc:order:edit").await);
+    assert!(
+        has_permission(&daemon, &ann, "shop-svc:order:view").await
+            && !has_permission(&daemon, &ann, "shop-svc:order:edit").await
+    );
     let own = daemon.call("POST", "/user-svc/permissions", &ann, json!({ "roles": ["shop-svc:clerk"] })).await;
     assert_eq!(own.json()["permissions"], json!(["shop-svc:order:view"]));
 
     let renamed = json!({ "id": "shop-svc:clerk", "name": "Clerk" });
     assert_eq!(status(&daemon, "POST", "/user-svc/role", &shop, renamed).await, 200);
-    assert!(has(&daemon, &ann, "shop-svc:order:view").await, "omitted fields are unchanged");
+    assert!(has_permission(&daemon, &ann, "shop-svc:order:view").await, "omitted fields are unchanged");
 
     // The whole set is replaced, and accounts keep the role (W8).
     let path = "/user-svc/role/shop-svc%3Aclerk/permissions";
     let only = json!({ "permissionIds": ["shop-svc:order:edit"] });
     assert_eq!(status(&daemon, "PUT", path, &shop, only).await, 200);
-    assert!(!has(&daemon, &ann, "shop-svc:order:view").await && has(&daemon, &ann, "shop-svc:order:edit").await);
+    assert!(
+        !has_permission(&daemon, &ann, "shop-svc:order:view").await
+            && has_permission(&daemon, &ann, "shop-svc:order:edit").await
+    );
     let listed = daemon.call("GET", path, &shop, Value::Null).await.json();
     assert_eq!(listed["permissions"].as_array().unwrap().len(), 1);
     let link = json!({ "permissionLinks": [{ "roleId": "user-svc:user", "permissionId": "shop-svc:order:view" }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/roles/permissions", &shop, link).await, 200);
-    assert!(has(&daemon, &ann, "shop-svc:order:view").await);
+    assert!(has_permission(&daemon, &ann, "shop-svc:order:view").await);
 
     daemon.restart(&[]).await;
-    assert!(has(&daemon, &ann, "shop-svc:order:edit").await, "it is stored");
+    assert!(has_permission(&daemon, &ann, "shop-svc:order:edit").await, "it is stored");
     let roles = daemon.call("GET", "/user-svc/roles", &admin, Value::Null).await.json();
     let ids: Vec<_> = roles["roles"].as_array().unwrap().iter().map(|role| role["id"].as_str().unwrap()).collect();
     assert_eq!(ids, ["user-svc:admin", "shop-svc:clerk", "user-svc:user"], "by name");
@@ -48,15 +54,15 @@ async fn a_service_gives_its_permissions_to_roles_and_roles_to_accounts() {
     // Revoked through the enroll, then the role, then the permission: with immediate effect each time.
     let id = enrolled["enrolls"][0]["id"].as_str().unwrap();
     assert_eq!(status(&daemon, "DELETE", &format!("/user-svc/enroll/{id}"), &shop, Value::Null).await, 200);
-    assert!(!has(&daemon, &ann, "shop-svc:order:edit").await);
+    assert!(!has_permission(&daemon, &ann, "shop-svc:order:edit").await);
     let enroll = json!({ "enrolls": [{ "userId": id_of(&ann), "role": "shop-svc:clerk" }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &admin, enroll.clone()).await, 200);
-    assert!(has(&daemon, &ann, "shop-svc:order:edit").await);
+    assert!(has_permission(&daemon, &ann, "shop-svc:order:edit").await);
     assert_eq!(status(&daemon, "DELETE", "/user-svc/role/shop-svc:clerk", &shop, Value::Null).await, 200);
-    assert!(!has(&daemon, &ann, "shop-svc:order:edit").await);
+    assert!(!has_permission(&daemon, &ann, "shop-svc:order:edit").await);
     assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &admin, enroll).await, 404);
     assert_eq!(status(&daemon, "DELETE", "/user-svc/permission/shop-svc:order:view", &shop, Value::Null).await, 200);
-    assert!(!has(&daemon, &ann, "shop-svc:order:view").await);
+    assert!(!has_permission(&daemon, &ann, "shop-svc:order:view").await);
 }
 
 #[tokio::test]
@@ -66,14 +72,17 @@ async fn grants_and_permits_give_by_slug_and_by_role() {
     let grant =
         json!({ "grants": [{ "id": "g1", "permissionId": "user-svc:user:view", "slugs": ["ann", "later-svc"] }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &admin, grant.clone()).await, 200);
-    assert!(has(&daemon, &ann, "user-svc:user:view").await && !has(&daemon, &shop, "user-svc:user:view").await);
+    assert!(
+        has_permission(&daemon, &ann, "user-svc:user:view").await
+            && !has_permission(&daemon, &shop, "user-svc:user:view").await
+    );
     assert_eq!(
         status(&daemon, "POST", "/user-svc/users", &ann, Value::Null).await,
         200,
         "it applies to operations too"
     );
     let later = daemon.register("later-svc").await;
-    assert!(has(&daemon, &later, "user-svc:user:view").await);
+    assert!(has_permission(&daemon, &later, "user-svc:user:view").await);
     for (filter, want) in [
         (json!({}), 1),
         (json!({ "slug": "ann" }), 1),
@@ -86,15 +95,21 @@ async fn grants_and_permits_give_by_slug_and_by_role() {
     }
     let fewer = json!({ "grants": [{ "id": "g1", "permissionId": "user-svc:user:view", "slugs": ["later-svc"] }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &admin, fewer).await, 200);
-    assert!(!has(&daemon, &ann, "user-svc:user:view").await && has(&daemon, &later, "user-svc:user:view").await);
+    assert!(
+        !has_permission(&daemon, &ann, "user-svc:user:view").await
+            && has_permission(&daemon, &later, "user-svc:user:view").await
+    );
     assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/g1", &admin, Value::Null).await, 200);
-    assert!(!has(&daemon, &later, "user-svc:user:view").await);
+    assert!(!has_permission(&daemon, &later, "user-svc:user:view").await);
 
     let permit = json!({ "permits": [{ "permission": "shop-svc:order:view", "roles": ["user-svc:user"] }] });
     for _ in 0..2 {
         assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &shop, permit.clone()).await, 200);
     }
-    assert!(has(&daemon, &ann, "shop-svc:order:view").await && !has(&daemon, &admin, "shop-svc:order:view").await);
+    assert!(
+        has_permission(&daemon, &ann, "shop-svc:order:view").await
+            && !has_permission(&daemon, &admin, "shop-svc:order:view").await
+    );
     let listed = daemon.call("POST", "/user-svc/permits", &admin, Value::Null).await.json();
     assert_eq!(listed["permits"].as_array().unwrap().len(), 1, "the same permit is saved once");
     let one = json!({ "permission": "shop-svc:order:view", "slugs": ["bob"] });
@@ -160,7 +175,7 @@ async fn a_service_is_told_the_roles_that_the_caller_has_now() {
     let (shop, ann) = (daemon.register("shop-svc").await, daemon.register("ann").await);
     daemon.put_instance(&shop, json!({ "url": echo.url })).await;
     daemon.call("POST", "/user-svc/role", &shop, json!({ "id": "shop-svc:clerk", "name": "Clerk" })).await;
-    let told = async || claims(&received(&daemon, "/shop-svc/x", &ann).await)["ori"].clone();
+    let told = async || claims(&delegated_token(&daemon, "/shop-svc/x", &ann).await)["ori"].clone();
     assert_eq!(told().await, json!(["user-svc:user"]));
     let enroll = json!({ "enrolls": [{ "userId": id_of(&ann), "role": "shop-svc:clerk" }] });
     let saved = daemon.call("PUT", "/user-svc/enrolls", &shop, enroll).await.json();
@@ -283,13 +298,19 @@ async fn an_admin_who_saves_under_an_id_of_another_gives_nothing_to_that_account
     assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &squat, permit.clone()).await, 200);
     let grant = json!({ "grants": [{ "id": "ops", "permissionId": "user-svc:user:view", "slugs": ["ann"] }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &admin, grant).await, 200);
-    assert!(has(&daemon, &ann, "user-svc:user:view").await && !has(&daemon, &squat, "user-svc:user:view").await);
+    assert!(
+        has_permission(&daemon, &ann, "user-svc:user:view").await
+            && !has_permission(&daemon, &squat, "user-svc:user:view").await
+    );
     // The account still manages its own permit, but can neither overwrite nor delete the admin's.
     assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &squat, permit).await, 200);
     for expected in [200, 403] {
         assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/ops", &squat, Value::Null).await, expected);
     }
-    assert!(has(&daemon, &ann, "user-svc:user:view").await && !has(&daemon, &squat, "user-svc:user:view").await);
+    assert!(
+        has_permission(&daemon, &ann, "user-svc:user:view").await
+            && !has_permission(&daemon, &squat, "user-svc:user:view").await
+    );
 }
 
 #[tokio::test]
@@ -329,7 +350,7 @@ async fn who_makes_a_role_anew_has_nothing_of_what_the_one_before_had() {
     assert_eq!(status(&daemon, "POST", "/user-svc/role", &joe, role).await, 200);
     let enroll = json!({ "enrolls": [{ "userId": id_of(&joe), "role": "joe:ops" }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &joe, enroll).await, 200);
-    assert!(!has(&daemon, &joe, "bob:read").await && has(&daemon, &bob, "bob:read").await);
+    assert!(!has_permission(&daemon, &joe, "bob:read").await && has_permission(&daemon, &bob, "bob:read").await);
     let own = daemon.call("POST", "/user-svc/self", &eve, Value::Null).await.json();
     assert_eq!(own["roles"], json!([]));
     // A role of a built-in account would count as an admin who can never sign in.

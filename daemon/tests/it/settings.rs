@@ -11,11 +11,11 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
-    process::{command, post, refused, run},
+    process::{command, expect_start_failure, post, run},
     support::{Daemon, start_time, token_of},
 };
 
-fn wide(folder: &Path) -> Command {
+fn listen_on_all(folder: &Path) -> Command {
     let mut command = command(folder);
     command.env("OPENORCH_LISTEN", "0.0.0.0:0");
     command
@@ -25,21 +25,21 @@ fn wide(folder: &Path) -> Command {
 fn it_is_held_to_loopback_while_the_default_password_stands() {
     for given in [None, Some(""), Some("changeme")] {
         let folder = TempDir::new().unwrap();
-        let mut command = wide(folder.path());
+        let mut command = listen_on_all(folder.path());
         command.envs(given.map(|password| ("OPENORCH_ADMIN_PASSWORD", password)));
         assert!(run(&mut command).url.starts_with("http://127.0.0.1:"), "{given:?}");
     }
     let weak = TempDir::new().unwrap();
-    let text = refused(wide(weak.path()).env("OPENORCH_ADMIN_PASSWORD", "short"));
+    let text = expect_start_failure(listen_on_all(weak.path()).env("OPENORCH_ADMIN_PASSWORD", "short"));
     assert!(text.contains("OPENORCH_ADMIN_PASSWORD") && text.contains("8 characters"), "{text}");
 
     let open = TempDir::new().unwrap();
-    let opened = run(wide(open.path()).env("OPENORCH_ADMIN_PASSWORD", "long enough for all"));
+    let opened = run(listen_on_all(open.path()).env("OPENORCH_ADMIN_PASSWORD", "long enough for all"));
     assert!(opened.url.starts_with("http://0.0.0.0:"), "{}", opened.url);
     drop(opened);
     // The password is already set, so another one in the variable is ignored.
     for ignored in ["short", "changeme"] {
-        let again = run(wide(open.path()).env("OPENORCH_ADMIN_PASSWORD", ignored));
+        let again = run(listen_on_all(open.path()).env("OPENORCH_ADMIN_PASSWORD", ignored));
         assert!(again.url.starts_with("http://0.0.0.0:"), "{}", again.url);
     }
 }
@@ -52,10 +52,10 @@ fn a_reset_password_is_held_to_the_same_rules() {
         command.args(["admin", "reset-password"]).env("OPENORCH_ADMIN_PASSWORD", password).stdout(Stdio::null());
         command.output().unwrap()
     };
-    let refused = reset(&mut wide(folder.path()), "a");
+    let refused = reset(&mut listen_on_all(folder.path()), "a");
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success(), "{text}");
-    assert!(reset(&mut wide(folder.path()), "long enough for all").status.success());
+    assert!(reset(&mut listen_on_all(folder.path()), "long enough for all").status.success());
     // A flag may also follow the subcommand.
     let mut elsewhere = Command::new(env!("CARGO_BIN_EXE_openorch"));
     elsewhere.env_clear().args(["admin", "reset-password", "--data-dir"]).arg(folder.path());
@@ -70,7 +70,7 @@ async fn the_published_key_holds_to_loopback_until_another_takes_its_place() {
     let folder = TempDir::new().unwrap();
     let published = "changeMeToSomethingSecureForReal";
     let with_key = |key: &str| {
-        let mut command = wide(folder.path());
+        let mut command = listen_on_all(folder.path());
         command.env("OPENORCH_ADMIN_PASSWORD", "long enough for all").env("OPENORCH_ENCRYPTION_KEY", key);
         command
     };
@@ -85,7 +85,7 @@ async fn the_published_key_holds_to_loopback_until_another_takes_its_place() {
     let url = second.url.replace("0.0.0.0", "127.0.0.1");
     assert!(post(&url, "/user-svc/user/by-token", &token, json!({})).await.is_some(), "the signing key is unchanged");
     drop(second);
-    let text = refused(&mut with_key(published));
+    let text = expect_start_failure(&mut with_key(published));
     assert!(text.contains("another key"), "{text}");
 }
 
@@ -105,14 +105,14 @@ fn a_mistake_in_a_setting_is_named_and_nothing_is_touched() {
         ("OPENORCH_DB", "oracle"),
         ("OPENORCH_ADMIN_PASSWORD_FILE", "/no/such/file"),
     ] {
-        let text = refused(command(folder.path()).env(variable, value));
+        let text = expect_start_failure(command(folder.path()).env(variable, value));
         assert!(text.contains(variable), "{variable}: {text}");
     }
-    let secret = refused(command(folder.path()).env("OPENORCH_URL", "http://u:hunter2@a b"));
+    let secret = expect_start_failure(command(folder.path()).env("OPENORCH_URL", "http://u:hunter2@a b"));
     assert!(secret.contains("OPENORCH_URL") && !secret.contains("hunter2"), "{secret}");
     let mut half = command(folder.path());
     half.env("OPENORCH_TLS_CERT", "/no/such/file").env("OPENORCH_TLS_KEY", "/no/such/file");
-    assert!(refused(&mut half).contains("OPENORCH_TLS_CERT"));
+    assert!(expect_start_failure(&mut half).contains("OPENORCH_TLS_CERT"));
     assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "the directory was changed");
 }
 
@@ -171,7 +171,7 @@ fn help_lists_every_setting_and_a_mistake_in_the_config_file_is_placed() {
         ("[smtp]\npassword = hidden\n", "line 2"),
     ] {
         fs::write(&config, text).unwrap();
-        let said = refused(command(folder.path()).env("OPENORCH_CONFIG", &config));
+        let said = expect_start_failure(command(folder.path()).env("OPENORCH_CONFIG", &config));
         assert!(said.contains("openorch.toml") && said.contains(shown), "{said}");
         assert!(!said.contains("12345678") && !said.contains("hidden"), "{said}");
     }
@@ -179,7 +179,7 @@ fn help_lists_every_setting_and_a_mistake_in_the_config_file_is_placed() {
 
 #[tokio::test]
 async fn how_long_an_answer_about_a_permission_is_kept_and_how_much_is_held_are_settings() {
-    let daemon = Daemon::with(&["--user-permission-cache-ttl", "3s", "--user-max-cache-entries", "1"]).await;
+    let daemon = Daemon::with_flags(&["--user-permission-cache-ttl", "3s", "--user-max-cache-entries", "1"]).await;
     let until = async |token: &str| {
         let answer = daemon.call("POST", "/user-svc/self/has/x:y", token, json!(null)).await.json();
         answer["until"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap()
@@ -202,7 +202,7 @@ fn the_first_start_tells_the_next_step_that_works_and_nothing_secret() {
         ("closed", "Registration is closed"),
     ] {
         let folder = TempDir::new().unwrap();
-        let mut command = wide(folder.path());
+        let mut command = listen_on_all(folder.path());
         command.env("OPENORCH_REGISTRATION", registration).env("OPENORCH_ADMIN_PASSWORD", "long enough for all");
         let mut daemon = run(&mut command);
         let key = fs::read_to_string(folder.path().join("server/encryption.key")).unwrap();

@@ -17,7 +17,7 @@ pub async fn status(daemon: &Daemon, method: &str, path: &str, token: &str, body
 }
 
 /// The delegated token that an [`Echo`] service at this path receives instead of the caller's.
-pub async fn received(daemon: &Daemon, path: &str, token: &str) -> String {
+pub async fn delegated_token(daemon: &Daemon, path: &str, token: &str) -> String {
     let answer = daemon.call("GET", path, token, Value::Null).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     let head = answer.json()["head"].as_str().unwrap().to_owned();
@@ -25,7 +25,7 @@ pub async fn received(daemon: &Daemon, path: &str, token: &str) -> String {
 }
 
 /// Whether an account has a permission; both operations that check it must agree.
-pub async fn has(daemon: &Daemon, token: &str, permission: &str) -> bool {
+pub async fn has_permission(daemon: &Daemon, token: &str, permission: &str) -> bool {
     let answer = daemon.call("POST", &format!("/user-svc/self/has/{permission}"), token, Value::Null).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     let authorized = answer.json()["authorized"].as_bool().unwrap();

@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
-use openorch_api::{Access, Exempt, Row};
+use openorch_api::{Access, Exempt, Operation};
 use serde_json::{Value, json};
 
 use crate::support::{Daemon, gzip, token_of};
 
 /// The path of an operation with all parameters set to `value`.
-fn path(row: &Row, value: &str) -> String {
+fn path(row: &Operation, value: &str) -> String {
     row.path_parameters().fold(row.path.to_owned(), |path, name| path.replace(&format!("{{{name}}}"), value))
 }
 
@@ -35,13 +35,13 @@ fn ids_paths_and_permissions_are_declared_once() {
 
 /// Lists whose ids do not begin with `list`; and the list that is encoded item by item.
 const OTHER_LISTS: &[&str] = &["getUsers", "getRoles", "getPermissionsByRole"];
-const IN_PIECES: &[&str] = &["listInstances"];
+const ENCODED_BY_ITEM: &[&str] = &["listInstances"];
 
 #[test]
 fn every_list_that_may_be_long_is_made_beside_the_async_workers() {
     for row in openorch_api::operations() {
         let is_list = row.id.starts_with("list") || OTHER_LISTS.contains(&row.id);
-        assert_eq!(row.long_answer, is_list && !IN_PIECES.contains(&row.id), "{}", row.id);
+        assert_eq!(row.long_response, is_list && !ENCODED_BY_ITEM.contains(&row.id), "{}", row.id);
     }
 }
 
@@ -162,8 +162,8 @@ async fn a_browser_may_send_and_see_what_the_rows_declare() {
         |name: &str| -> Vec<String> { answer.headers[name].to_str().unwrap().split(", ").map(str::to_owned).collect() };
     let (allowed, exposed) = (listed("access-control-allow-headers"), listed("access-control-expose-headers"));
     for row in openorch_api::operations() {
-        assert!(row.reads.iter().all(|header| allowed.contains(&header.name.to_owned())), "{}", row.id);
-        assert!(row.sets.iter().all(|header| exposed.contains(&header.name.to_owned())), "{}", row.id);
+        assert!(row.request_headers.iter().all(|header| allowed.contains(&header.name.to_owned())), "{}", row.id);
+        assert!(row.response_headers.iter().all(|header| exposed.contains(&header.name.to_owned())), "{}", row.id);
     }
     for name in ["authorization", "content-type", "openorch-extended"] {
         assert!(allowed.contains(&name.to_owned()), "{name}");

@@ -47,7 +47,7 @@ fn write(folder: &Path, name: &str, text: &str) -> std::path::PathBuf {
 }
 
 /// Registers an account and its instance; returns the response to the instance's registration.
-async fn put(client: &reqwest::Client, url: &str, slug: &str, instance: &str) -> String {
+async fn register_instance(client: &reqwest::Client, url: &str, slug: &str, instance: &str) -> String {
     let account = json!({ "slug": slug, "password": "p" }).to_string();
     let made = client.post(format!("{url}/user-svc/register")).body(account).send().await.unwrap();
     let made: serde_json::Value = serde_json::from_str(&made.text().await.unwrap()).unwrap();
@@ -93,7 +93,7 @@ async fn the_api_port_speaks_tls_when_it_has_a_certificate() {
     assert!(process.url.starts_with("https://127.0.0.1:"), "{}", process.url);
     let (client, url) = (authority.client(), process.url.replace("127.0.0.1", "localhost"));
     let service = crate::support::Echo::start().await;
-    put(&client, &url, "tls-svc", &service.url).await;
+    register_instance(&client, &url, "tls-svc", &service.url).await;
     let answer = client.get(format!("{url}/tls-svc/x")).send().await.unwrap();
     assert_eq!(answer.version(), reqwest::Version::HTTP_2, "ALPN selects HTTP/2");
     let head = answer.text().await.unwrap().to_lowercase();
@@ -140,7 +140,7 @@ async fn an_instance_behind_https_is_verified_and_reached() {
     let process = run(command(&folder.path().join("data")).env("SSL_CERT_FILE", roots));
     let client = reqwest::Client::new();
     let good = https_service(&trusted, "localhost").await;
-    let answer = put(&client, &process.url, "good-svc", &good).await;
+    let answer = register_instance(&client, &process.url, "good-svc", &good).await;
     assert!(answer.contains("Healthy"), "{answer}");
     let secure = client.get(format!("{}/good-svc/x", process.url)).send().await.unwrap();
     assert_eq!(secure.text().await.unwrap(), "secure");
@@ -148,7 +148,7 @@ async fn an_instance_behind_https_is_verified_and_reached() {
         ("unknown-svc", https_service(&other, "localhost").await),
         ("misnamed-svc", https_service(&trusted, "example.org").await),
     ] {
-        let answer = put(&client, &process.url, slug, &instance).await;
+        let answer = register_instance(&client, &process.url, slug, &instance).await;
         assert!(answer.contains("Unreachable"), "{slug}: {answer}");
     }
 }

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Echo, claims, received, start_time, status, token_of};
+use crate::support::{Daemon, Echo, claims, delegated_token, start_time, status, token_of};
 
-async fn who(daemon: &Daemon, token: &str) -> u16 {
+async fn token_status(daemon: &Daemon, token: &str) -> u16 {
     status(daemon, "POST", "/user-svc/user/by-token", token, Value::Null).await
 }
 
@@ -16,16 +16,16 @@ fn kid(token: &str) -> String {
 
 #[tokio::test]
 async fn what_a_service_is_given_ends_when_the_session_ends_by_its_age_or_unused() {
-    for (flag, most, steps) in
+    for (flag, limit, steps) in
         [("--user-session-max-lifetime", "10m", [590, 11]), ("--user-session-idle-timeout", "60s", [30, 61])]
     {
-        let daemon = Daemon::with(&[flag, most, "--registry-probe-interval", "24h"]).await;
+        let daemon = Daemon::with_flags(&[flag, limit, "--registry-probe-interval", "24h"]).await;
         let echo = Echo::start().await;
         let (shop, ann) = (daemon.register("shop-svc").await, daemon.register("ann").await);
         daemon.put_instance(&shop, json!({ "url": echo.url })).await;
         let start = start_time().as_second();
         daemon.clock.advance(steps[0]);
-        let ends = claims(&received(&daemon, "/shop-svc/x", &ann).await)["exp"].as_i64().unwrap() - start;
+        let ends = claims(&delegated_token(&daemon, "/shop-svc/x", &ann).await)["exp"].as_i64().unwrap() - start;
         assert_eq!(ends, if flag == "--user-session-max-lifetime" { 600 } else { 330 }, "{flag}");
         daemon.clock.advance(steps[1]);
         assert_eq!(daemon.call("GET", "/shop-svc/x", &ann, Value::Null).await.status, 401, "{flag}");
@@ -46,7 +46,7 @@ async fn another_key_signs_and_nobody_is_signed_out() {
         if restarted {
             daemon.restart(&[]).await;
         }
-        assert_eq!((who(&daemon, &ann).await, who(&daemon, &admin).await), (200, 200));
+        assert_eq!((token_status(&daemon, &ann).await, token_status(&daemon, &admin).await), (200, 200));
         let keys = daemon.call("GET", "/user-svc/jwks.json", "", Value::Null).await.json();
         let kids: Vec<_> = keys["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap()).collect();
         let fresh = token_of(&daemon.login("ann", "pass", if restarted { "b" } else { "a" }).await);
@@ -58,7 +58,11 @@ async fn another_key_signs_and_nobody_is_signed_out() {
     daemon.clock.advance(25 * 3600);
     let keys = daemon.call("GET", "/user-svc/jwks.json", "", Value::Null).await.json();
     assert_eq!(keys["keys"].as_array().unwrap().len(), 1, "tokens of the old keys have expired");
-    assert_eq!(who(&daemon, &ann).await, 200, "the daemon accepts its own tokens as long as their sessions exist");
+    assert_eq!(
+        token_status(&daemon, &ann).await,
+        200,
+        "the daemon accepts its own tokens as long as their sessions exist"
+    );
 }
 
 #[tokio::test]
@@ -70,22 +74,22 @@ async fn a_token_is_renewed_within_its_session() {
     assert!(claims(&renewed)["exp"].as_i64() > claims(&ann)["exp"].as_i64());
     assert_eq!(claims(&renewed)["sid"], claims(&ann)["sid"]);
     assert_ne!(claims(&renewed)["jti"], claims(&ann)["jti"]);
-    assert_eq!((who(&daemon, &renewed).await, who(&daemon, &ann).await), (200, 200));
+    assert_eq!((token_status(&daemon, &renewed).await, token_status(&daemon, &ann).await), (200, 200));
     daemon.call("DELETE", "/user-svc/tokens", &renewed, Value::Null).await;
-    assert_eq!((who(&daemon, &renewed).await, who(&daemon, &ann).await), (401, 401));
+    assert_eq!((token_status(&daemon, &renewed).await, token_status(&daemon, &ann).await), (401, 401));
 }
 
 #[tokio::test]
 async fn a_session_has_an_absolute_end_where_it_is_set() {
-    let daemon = Daemon::with(&["--user-session-max-lifetime", "48h"]).await;
+    let daemon = Daemon::with_flags(&["--user-session-max-lifetime", "48h"]).await;
     let ann = daemon.register("ann").await;
     daemon.clock.advance(47 * 3600);
-    assert_eq!(who(&daemon, &ann).await, 200);
+    assert_eq!(token_status(&daemon, &ann).await, 200);
     let renewed = token_of(&daemon.call("POST", "/user-svc/refresh-token", &ann, Value::Null).await);
     daemon.clock.advance(2 * 3600);
-    assert_eq!((who(&daemon, &ann).await, who(&daemon, &renewed).await), (401, 401));
+    assert_eq!((token_status(&daemon, &ann).await, token_status(&daemon, &renewed).await), (401, 401));
     let fresh = token_of(&daemon.login("ann", "pass", "").await);
-    assert!(who(&daemon, &fresh).await == 200 && claims(&fresh)["sid"] != claims(&ann)["sid"]);
+    assert!(token_status(&daemon, &fresh).await == 200 && claims(&fresh)["sid"] != claims(&ann)["sid"]);
 }
 
 #[tokio::test]
@@ -96,7 +100,7 @@ async fn a_service_does_for_its_callers_what_an_admin_opened_and_no_more() {
     daemon.put_instance(&shop, json!({ "url": shop_echo.url })).await;
     daemon.put_instance(&mail, json!({ "url": mail_echo.url })).await;
     let (ann, admin) = (daemon.register("ann").await, daemon.admin().await);
-    let delegated = received(&daemon, "/shop-svc/x", &ann).await;
+    let delegated = delegated_token(&daemon, "/shop-svc/x", &ann).await;
     let profile = json!({ "name": "Ann of the shop" });
     let acts = async || {
         let save = status(&daemon, "PUT", "/user-svc/self", &delegated, profile.clone()).await;
@@ -114,11 +118,15 @@ async fn a_service_does_for_its_callers_what_an_admin_opened_and_no_more() {
     }
     assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, open).await, 200);
     assert_eq!(acts().await, (200, 200));
-    assert_eq!(received(&daemon, "/mail-svc/x", &delegated).await, delegated, "the token is passed on unchanged");
+    assert_eq!(
+        delegated_token(&daemon, "/mail-svc/x", &delegated).await,
+        delegated,
+        "the token is passed on unchanged"
+    );
     // The service has no rights beyond its caller's, and other services got none.
     assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &delegated, json!({})).await, 403);
     assert_eq!(status(&daemon, "POST", "/user-svc/role", &delegated, json!({ "id": "ann:r" })).await, 403);
-    let of_mail = received(&daemon, "/mail-svc/x", &ann).await;
+    let of_mail = delegated_token(&daemon, "/mail-svc/x", &ann).await;
     assert_eq!(status(&daemon, "PUT", "/user-svc/self", &of_mail, profile.clone()).await, 403);
     assert_eq!(status(&daemon, "GET", "/shop-svc/x", &of_mail, Value::Null).await, 403);
     let listed = daemon.call("GET", "/user-svc/delegations", &admin, Value::Null).await.json();
@@ -140,7 +148,7 @@ async fn a_service_does_for_its_callers_what_an_admin_opened_and_no_more() {
 
 #[tokio::test]
 async fn an_account_with_as_many_sessions_as_it_may_have_loses_the_one_idle_longest() {
-    let daemon = Daemon::with(&["--user-max-sessions-per-account", "3"]).await;
+    let daemon = Daemon::with_flags(&["--user-max-sessions-per-account", "3"]).await;
     let first = daemon.register("many").await;
     let mut tokens = vec![first];
     for device in ["a", "b"] {
@@ -149,12 +157,12 @@ async fn an_account_with_as_many_sessions_as_it_may_have_loses_the_one_idle_long
     }
     // The oldest session is used, so the second one has been idle longest.
     daemon.clock.advance(60);
-    assert_eq!(who(&daemon, &tokens[0]).await, 200);
+    assert_eq!(token_status(&daemon, &tokens[0]).await, 200);
     tokens.push(token_of(&daemon.login("many", "pass", "c").await));
     let alive = async || {
         let mut alive = Vec::new();
         for token in &tokens {
-            alive.push(who(&daemon, token).await);
+            alive.push(token_status(&daemon, token).await);
         }
         alive
     };
@@ -177,19 +185,19 @@ async fn an_account_with_as_many_sessions_as_it_may_have_loses_the_one_idle_long
 #[tokio::test]
 async fn a_clock_that_is_years_ahead_signs_nobody_out_nor_does_the_first_hour_after_a_start() {
     const DAY: i64 = 24 * 3600;
-    let mut daemon = Daemon::with(&["--user-session-idle-timeout", "240h"]).await;
+    let mut daemon = Daemon::with_flags(&["--user-session-idle-timeout", "240h"]).await;
     let ann = daemon.register("ann").await;
     let bob = daemon.register("bob").await;
     daemon.clock.advance(2 * 3600);
     daemon.clock.jump(2 * 365 * DAY);
-    assert_eq!(who(&daemon, &ann).await, 200);
+    assert_eq!(token_status(&daemon, &ann).await, 200);
     daemon.clock.jump(-2 * 365 * DAY);
-    assert_eq!(who(&daemon, &ann).await, 200);
+    assert_eq!(token_status(&daemon, &ann).await, 200);
     // Stopped for eleven days: without the grace period bob's session would expire.
     daemon.clock.advance(11 * DAY);
     daemon.restart(&["--user-session-idle-timeout", "240h"]).await;
     daemon.clock.advance(3599);
-    assert_eq!(who(&daemon, &ann).await, 200);
+    assert_eq!(token_status(&daemon, &ann).await, 200);
     daemon.clock.advance(2);
-    assert_eq!((who(&daemon, &ann).await, who(&daemon, &bob).await), (200, 401));
+    assert_eq!((token_status(&daemon, &ann).await, token_status(&daemon, &bob).await), (200, 401));
 }

@@ -7,7 +7,7 @@ use crate::support::*;
 
 #[tokio::test]
 async fn an_instance_is_told_who_asked_for_what() {
-    let instance = mirror().await;
+    let instance = echo_server().await;
     let platform = Platform::in_front_of(instance).await;
     let sent = platform.get("/demo").await.body;
     for (name, value) in [
@@ -25,11 +25,11 @@ async fn an_instance_is_told_who_asked_for_what() {
 
 #[tokio::test]
 async fn a_second_host_on_one_connection_is_not_mixed_up_with_the_first() {
-    let platform = Platform::in_front_of(mirror().await).await;
+    let platform = Platform::in_front_of(echo_server().await).await;
     let mut client = platform.client().await;
     for host in ["one.example", "two.example:8080", "one.example"] {
         let request = format!("GET /demo HTTP/1.1\r\nHost: {host}\r\n\r\n");
-        let sent = client.ask(&request).await.body;
+        let sent = client.round_trip(&request).await.body;
         assert_eq!(header(&sent, "x-forwarded-host").unwrap(), host);
         assert!(header(&sent, "forwarded").unwrap().contains(&format!("\"{host}\"")));
     }
@@ -37,7 +37,7 @@ async fn a_second_host_on_one_connection_is_not_mixed_up_with_the_first() {
 
 #[tokio::test]
 async fn what_a_stranger_says_of_itself_is_dropped() {
-    let platform = Platform::in_front_of(mirror().await).await;
+    let platform = Platform::in_front_of(echo_server().await).await;
     let lies = "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\nForwarded: for=6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nX-OpenOrch-User: admin\r\nX_Forwarded_For: 6.6.6.6\r\nX-Forwarded_For: 6.6.6.6\r\nX_OpenOrch_User: admin\r\nX-Forwarded-Anything: 6\r\n";
     let sent = platform.ask(&format!("GET /demo HTTP/1.1\r\nHost: h\r\n{lies}\r\n")).await.body.to_lowercase();
     for lie in ["6.6.6.6", "evil", "openorch-user", "openorch_user", "x-real-ip", "anything", "https"] {
@@ -56,7 +56,7 @@ async fn a_trusted_proxy_is_believed() {
         settings.http.trusted_proxies = "127.0.0.0/8".parse().unwrap();
     })
     .await;
-    platform.publish("demo", &[&format!("http://{}", mirror().await)]);
+    platform.publish("demo", &[&format!("http://{}", echo_server().await)]);
     let said = "X-Forwarded-For: 9.9.9.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: shop.example\r\nX-OpenOrch-User: admin\r\nX_Real_IP: 6.6.6.6\r\n";
     let sent = platform.ask(&format!("GET /demo HTTP/1.1\r\nHost: inner\r\n{said}\r\n")).await.body;
     assert_eq!(header(&sent, "x-forwarded-for").unwrap(), "9.9.9.9, 127.0.0.1");
@@ -70,7 +70,7 @@ async fn a_trusted_proxy_is_believed() {
 
 #[tokio::test]
 async fn a_request_id_is_kept_if_it_is_harmless() {
-    let platform = Platform::in_front_of(mirror().await).await;
+    let platform = Platform::in_front_of(echo_server().await).await;
     let ask =
         async |path: &str, lines: &str| platform.ask(&format!("GET {path} HTTP/1.1\r\nHost: h\r\n{lines}\r\n")).await;
     let sent = ask("/demo", "X-Request-Id: abc-123\r\n").await.body;
@@ -89,7 +89,7 @@ async fn a_request_id_is_kept_if_it_is_harmless() {
 
 #[tokio::test]
 async fn headers_for_one_hop_end_here_and_all_others_pass() {
-    let platform = Platform::in_front_of(mirror().await).await;
+    let platform = Platform::in_front_of(echo_server().await).await;
     let lines = "Connection: X-Mine, keep-alive\r\nX-Mine: 1\r\nKeep-Alive: 5\r\nProxy-Connection: x\r\nProxy-Authorization: secret\r\nTE: gzip, trailers\r\nTraceparent: 00-aa-bb-01\r\nCookie: a=1\r\nX-Twice: 1\r\nX-Twice: 2\r\nUser_Name: bob\r\n";
     let sent = platform.ask(&format!("GET /demo HTTP/1.1\r\nHost: h\r\n{lines}\r\n")).await.body;
     for gone in ["x-mine", "keep-alive", "proxy-connection", "proxy-authorization"] {
@@ -108,7 +108,7 @@ async fn headers_for_one_hop_end_here_and_all_others_pass() {
 
 #[tokio::test]
 async fn the_connection_header_cannot_take_away_what_matters() {
-    let platform = Platform::in_front_of(mirror().await).await;
+    let platform = Platform::in_front_of(echo_server().await).await;
     let lines = "Connection: authorization, x-forwarded-for, forwarded, via, host, x-request-id, content-length, cookie\r\nAuthorization: Bearer ours\r\nCookie: a=1\r\nContent-Length: 2\r\n";
     let sent = platform.ask(&format!("POST /demo HTTP/1.1\r\nHost: h\r\n{lines}\r\nhi")).await.body;
     for (name, value) in [
@@ -126,7 +126,7 @@ async fn the_connection_header_cannot_take_away_what_matters() {
 
 #[tokio::test]
 async fn an_answer_comes_back_as_it_was_given() {
-    let instance = saying("HTTP/1.1 201 Made It\r\nContent-Length: 2\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nConnection: X-Mine\r\nX-Mine: 1\r\nKeep-Alive: 5\r\nService-Worker-Allowed: /\r\nClear-Site-Data: \"*\"\r\nLocation: /elsewhere\r\n\r\nok").await;
+    let instance = fixed_response("HTTP/1.1 201 Made It\r\nContent-Length: 2\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nConnection: X-Mine\r\nX-Mine: 1\r\nKeep-Alive: 5\r\nService-Worker-Allowed: /\r\nClear-Site-Data: \"*\"\r\nLocation: /elsewhere\r\n\r\nok").await;
     let platform = Platform::in_front_of(instance).await;
     let answer = platform.get("/demo").await;
     assert!(answer.head.starts_with("HTTP/1.1 201 Made It\r\n"), "{}", answer.head);
@@ -140,23 +140,23 @@ async fn an_answer_comes_back_as_it_was_given() {
 
 #[tokio::test]
 async fn options_belongs_to_the_service() {
-    let platform = Platform::in_front_of(mirror().await).await;
+    let platform = Platform::in_front_of(echo_server().await).await;
     let answer = platform.ask("OPTIONS /demo HTTP/1.1\r\nHost: h\r\nOrigin: http://a\r\n\r\n").await;
     assert!(answer.body.starts_with("OPTIONS /demo HTTP/1.1"), "{}", answer.body);
 }
 
 #[tokio::test]
 async fn a_client_that_speaks_http_1_0_is_served() {
-    let platform = Platform::in_front_of(mirror().await).await;
+    let platform = Platform::in_front_of(echo_server().await).await;
     let mut client = platform.client().await;
-    let answer = client.ask("GET /demo HTTP/1.0\r\n\r\n").await;
+    let answer = client.round_trip("GET /demo HTTP/1.0\r\n\r\n").await;
     assert!(answer.body.starts_with("GET /demo HTTP/1.1\r\n"), "{}", answer.body);
-    assert!(client.is_ended().await);
+    assert!(client.is_closed().await);
 }
 
 #[tokio::test]
 async fn a_client_that_speaks_http2_from_the_start_is_served() {
-    let platform = Platform::in_front_of(mirror().await).await;
+    let platform = Platform::in_front_of(echo_server().await).await;
     let stream = tokio::net::TcpStream::connect(platform.address).await.unwrap();
     let io = hyper_util::rt::TokioIo::new(stream);
     let executor = hyper_util::rt::TokioExecutor::new();
@@ -183,7 +183,7 @@ async fn a_client_that_speaks_http2_from_the_start_is_served() {
 
 #[tokio::test]
 async fn while_the_default_password_stands_strangers_are_refused() {
-    let platform = Platform::in_front_of(mirror().await).await;
+    let platform = Platform::in_front_of(echo_server().await).await;
     platform.loopback_only.store(true, SeqCst);
     let cases = [
         ("GET /demo HTTP/1.1\r\nHost: localhost:58231\r\n\r\n", 200),
@@ -217,8 +217,9 @@ async fn while_the_default_password_stands_strangers_are_refused() {
 #[tokio::test]
 async fn what_speaks_for_the_whole_origin_is_not_passed_on() {
     let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nAlt-Svc: h3=\":443\"\r\nStrict-Transport-Security: max-age=9\r\nNEL: {}\r\n\
-                  Report-To: {}\r\nReporting-Endpoints: a=\"b\"\r\nClear-Site-Data: \"*\"\r\nService-Worker-Allowed: /\r\nShared-Storage-Write: clear\r\nIdP-SignIn-Status: action=signin\r\nX-Own: kept\r\n\r\nok";
-    let platform = Platform::in_front_of(saying(answer).await).await;
+                  Report-To: {}\r\nReporting-Endpoints: a=\"b\"\r\nClear-Site-Data: \"*\"\r\nService-Worker-Allowed: /\r\n\
+                  Shared-Storage-Write: clear\r\nIdP-SignIn-Status: action=signin\r\nX-Own: kept\r\n\r\nok";
+    let platform = Platform::in_front_of(fixed_response(answer).await).await;
     let answer = platform.get("/demo").await;
     for name in [
         "alt-svc",
@@ -238,7 +239,7 @@ async fn what_speaks_for_the_whole_origin_is_not_passed_on() {
 
 #[tokio::test]
 async fn trace_tells_a_service_neither_token_nor_cookie() {
-    let platform = Platform::in_front_of(mirror().await).await;
+    let platform = Platform::in_front_of(echo_server().await).await;
     let answer = platform
         .ask("TRACE /demo HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer ours\r\nAuthorization: Basic x\r\nCookie: a=secret\r\nX-Own: kept\r\n\r\n")
         .await;

@@ -10,7 +10,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 #[tokio::test]
 async fn heads_up_to_the_promise_pass_and_larger_ones_are_refused() {
-    let platform = Platform::in_front_of(saying(OK).await).await;
+    let platform = Platform::in_front_of(fixed_response(OK).await).await;
     let with = |fields: String| format!("GET /demo HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
     let many = |count: usize| (0..count).map(|n| format!("x-{n}: y\r\n")).collect::<String>();
     let large = |bytes: usize| format!("x-large: {}\r\n", "y".repeat(bytes));
@@ -32,26 +32,26 @@ async fn a_silent_or_slow_client_is_let_go() {
         settings.http.keepalive_timeout = short;
     })
     .await;
-    platform.publish("demo", &[&format!("http://{}", saying(OK).await)]);
+    platform.publish("demo", &[&format!("http://{}", fixed_response(OK).await)]);
     let mut silent = platform.client().await;
-    assert!(within(silent.is_ended()).await);
+    assert!(within(silent.is_closed()).await);
     let mut slow = platform.client().await;
     slow.send("GET /demo HTTP/1.1\r\nHo").await;
-    while within(slow.more()).await {}
+    while within(slow.read_more()).await {}
     let mut idle = platform.client().await;
-    assert_eq!(idle.ask(&get("/demo")).await.status, 200);
-    assert!(within(idle.is_ended()).await);
+    assert_eq!(idle.round_trip(&get("/demo")).await.status, 200);
+    assert!(within(idle.is_closed()).await);
 }
 
 #[tokio::test]
 async fn ambiguous_framing_never_reaches_an_instance_as_two_requests() {
-    let platform = Platform::in_front_of(mirror().await).await;
+    let platform = Platform::in_front_of(echo_server().await).await;
     let smuggled = "POST /demo HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /demo/evil HTTP/1.1\r\nHost: h\r\n\r\n";
     let mut client = platform.client().await;
-    let answer = client.ask(smuggled).await;
+    let answer = client.round_trip(smuggled).await;
     if answer.status == 200 {
         assert!(!answer.body.to_lowercase().contains("content-length"), "{}", answer.body);
-        assert!(client.is_ended().await, "the connection is closed afterwards");
+        assert!(client.is_closed().await, "the connection is closed afterwards");
     } else {
         assert_eq!(answer.status, 400);
     }
@@ -78,7 +78,7 @@ async fn whoever_sends_a_body_that_nobody_wants_still_reads_why() {
         let mut client = platform.client().await;
         client.send(&post(path, &body)).await;
         assert_eq!(within(client.answer()).await.status, status, "{path}");
-        let again = within(client.ask(&get("/nobody-svc"))).await;
+        let again = within(client.round_trip(&get("/nobody-svc"))).await;
         assert_eq!(again.status, 404, "the connection stays open");
     }
 }
@@ -104,18 +104,18 @@ async fn a_body_without_end_that_nobody_wants_is_cut() {
 
 #[tokio::test]
 async fn after_an_unknown_transfer_coding_nothing_more_is_read_from_the_connection() {
-    let platform = Platform::in_front_of(mirror().await).await;
+    let platform = Platform::in_front_of(echo_server().await).await;
     let mut client = platform.client().await;
     let request = "POST /demo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\nGET /demo/evil HTTP/1.1\r\nHost: h\r\n\r\n";
-    let answer = client.ask(request).await;
+    let answer = client.round_trip(request).await;
     assert!([400, 501].contains(&answer.status), "{answer:?}");
     assert_eq!(answer.header("connection").as_deref(), Some("close"));
-    assert!(within(client.is_ended()).await);
+    assert!(within(client.is_closed()).await);
 }
 
 #[tokio::test]
 async fn a_host_is_a_name_or_an_address_with_an_optional_port() {
-    let platform = Platform::in_front_of(mirror().await).await;
+    let platform = Platform::in_front_of(echo_server().await).await;
     for (host, status) in [
         ("shop.example", 200),
         ("shop.example:80", 200),

@@ -11,7 +11,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// An instance whose first connection answers one request and is reset when the second arrives; later connections answer all
 /// requests. Counts the requests that arrived.
-async fn closes_at_reuse(seen: Arc<AtomicUsize>) -> std::net::SocketAddr {
+async fn resets_on_reuse(seen: Arc<AtomicUsize>) -> std::net::SocketAddr {
     listen(move |mut stream, connection| {
         let seen = seen.clone();
         async move {
@@ -32,7 +32,7 @@ async fn closes_at_reuse(seen: Arc<AtomicUsize>) -> std::net::SocketAddr {
 #[tokio::test]
 async fn a_get_survives_a_pooled_connection_that_ends_at_reuse() {
     let seen = Arc::new(AtomicUsize::new(0));
-    let platform = Platform::in_front_of(closes_at_reuse(seen.clone()).await).await;
+    let platform = Platform::in_front_of(resets_on_reuse(seen.clone()).await).await;
     assert_eq!(platform.get("/demo").await.status, 200);
     assert_eq!(platform.get("/demo").await.status, 200);
     assert_eq!(seen.load(SeqCst), 3);
@@ -41,7 +41,7 @@ async fn a_get_survives_a_pooled_connection_that_ends_at_reuse() {
 #[tokio::test]
 async fn a_post_that_was_sent_is_never_sent_again() {
     let seen = Arc::new(AtomicUsize::new(0));
-    let platform = Platform::in_front_of(closes_at_reuse(seen.clone()).await).await;
+    let platform = Platform::in_front_of(resets_on_reuse(seen.clone()).await).await;
     assert_eq!(platform.ask(&post("/demo", "a=1")).await.status, 200);
     assert_eq!(platform.ask(&post("/demo", "a=1")).await.status, 502);
     assert_eq!(seen.load(SeqCst), 2, "each arrived once");
@@ -65,12 +65,12 @@ async fn a_connection_that_ended_while_it_was_idle_costs_no_request_of_any_metho
 #[tokio::test]
 async fn an_instance_that_cannot_be_connected_to_is_suspected_and_another_is_tried() {
     let mut platform = Platform::start().await;
-    let (alive, dead) = (saying(OK).await, "http://127.0.0.1:1");
+    let (alive, dead) = (fixed_response(OK).await, "http://127.0.0.1:1");
     platform.publish("demo", &[dead, &format!("http://{alive}")]);
     for _ in 0..20 {
         assert_eq!(platform.ask(&post("/demo", "x")).await.status, 200);
     }
-    assert_eq!(within(platform.suspects.recv()).await.as_deref(), Some(dead));
+    assert_eq!(within(platform.unreachable_reports.recv()).await.as_deref(), Some(dead));
     platform.publish("demo", &[dead]);
     let answer = platform.get("/demo").await;
     assert_eq!(answer.status, 502);
@@ -84,7 +84,7 @@ async fn an_answer_that_is_no_http_is_502() {
         "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
     ] {
-        let platform = Platform::in_front_of(saying(nonsense).await).await;
+        let platform = Platform::in_front_of(fixed_response(nonsense).await).await;
         assert_eq!(platform.get("/demo").await.status, 502, "{nonsense}");
     }
 }

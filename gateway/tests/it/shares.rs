@@ -46,12 +46,12 @@ async fn one_address_cannot_hold_every_connection() {
         settings.http.max_connections_per_address = Some(3);
     })
     .await;
-    platform.publish("demo", &[&format!("http://{}", saying(OK).await)]);
+    platform.publish("demo", &[&format!("http://{}", fixed_response(OK).await)]);
     let mut held = vec![platform.client().await, platform.client().await, platform.client().await];
     for client in &mut held {
-        assert_eq!(client.ask(&get("/demo")).await.status, 200);
+        assert_eq!(client.round_trip(&get("/demo")).await.status, 200);
     }
-    assert!(within(platform.client().await.is_ended()).await, "the fourth is closed");
+    assert!(within(platform.client().await.is_closed()).await, "the fourth is closed");
     assert_eq!(platform.metrics.connections_refused.get(), 1);
     held.pop();
     until("a free connection", || platform.metrics.connections.get() <= 2).await;
@@ -65,8 +65,8 @@ async fn w152_connections_without_a_request_give_way_where_no_place_is_left() {
         settings.http.max_connections = 3;
     })
     .await;
-    platform.publish("demo", &[&format!("http://{}", saying(OK).await)]);
-    let slow = listen(|mut stream, _| async move { while stream.more().await {} }).await;
+    platform.publish("demo", &[&format!("http://{}", fixed_response(OK).await)]);
+    let slow = listen(|mut stream, _| async move { while stream.read_more().await {} }).await;
     platform.publish("slow", &[&format!("http://{slow}")]);
     let mut busy = platform.client().await;
     busy.send(&get("/slow")).await;
@@ -76,10 +76,10 @@ async fn w152_connections_without_a_request_give_way_where_no_place_is_left() {
     let mut silent = vec![platform.client().await, platform.client().await];
     for _ in 0..3 {
         let mut next = platform.client().await;
-        assert_eq!(within(next.ask(&get("/demo"))).await.status, 200);
+        assert_eq!(within(next.round_trip(&get("/demo"))).await.status, 200);
         silent.push(next);
     }
-    assert!(within(silent[0].is_ended()).await && within(silent[1].is_ended()).await);
+    assert!(within(silent[0].is_closed()).await && within(silent[1].is_closed()).await);
     assert_eq!(platform.metrics.in_flight.get(), 1, "the request in progress continues");
     assert!(platform.metrics.connections.get() <= 3);
     drop(busy);
@@ -140,7 +140,7 @@ async fn requests_refused_to_one_address_take_no_place_from_others_and_a_flood_o
     assert_eq!((now.in_flight.get(), now.refused_in_flight.get()), (2, 2));
     let mut other = platform.client_from("127.0.0.2").await;
     for _ in 0..3 {
-        assert_eq!(other.ask(&get("/user-svc/x")).await.status, 200);
+        assert_eq!(other.round_trip(&get("/user-svc/x")).await.status, 200);
     }
     assert!(within(sender.send_request(ask())).await.is_err());
     // With or without an error, the connection was closed.
@@ -170,7 +170,7 @@ async fn an_untaken_refusal_is_given_up_soon() {
 }
 
 /// Short write timeouts, for built-in operations and services.
-fn impatient(settings: &mut Settings) {
+fn short_write_timeouts(settings: &mut Settings) {
     settings.http.write_timeout = Duration::from_millis(200);
     settings.forward.write_timeout = Duration::from_millis(200);
 }
@@ -190,14 +190,14 @@ async fn endless() -> std::net::SocketAddr {
 #[tokio::test]
 async fn an_answer_that_the_client_does_not_take_is_ended_over_http1() {
     let endless = endless().await;
-    let platform = Platform::with(impatient).await;
+    let platform = Platform::with(short_write_timeouts).await;
     platform.publish("demo", &[&format!("http://{endless}")]);
     for path in ["/user-svc/large", "/demo"] {
         let before = platform.metrics.stalled.get();
         let mut client = platform.client().await;
         client.send(&get(path)).await;
         until("an answer that stalls", || platform.metrics.stalled.get() != before).await;
-        assert!(!within(client.answer()).await.whole, "{path}: the response is incomplete");
+        assert!(!within(client.answer()).await.is_complete, "{path}: the response is incomplete");
     }
 }
 
@@ -223,8 +223,8 @@ async fn untaken_answers_of_services_have_a_budget() {
 
 #[tokio::test]
 async fn an_untaken_stream_of_http2_is_reset_and_the_others_of_its_connection_go_on() {
-    let platform = Platform::with(impatient).await;
-    platform.publish("demo", &[&format!("http://{}", saying(OK).await)]);
+    let platform = Platform::with(short_write_timeouts).await;
+    platform.publish("demo", &[&format!("http://{}", fixed_response(OK).await)]);
     // With a window of one byte hyper accepts a whole frame, most of which stays in its buffer.
     for window in [0, 1] {
         let stalled = platform.metrics.stalled.get();
@@ -257,7 +257,7 @@ async fn an_untaken_stream_of_http2_is_reset_and_the_others_of_its_connection_go
 
 #[tokio::test]
 async fn large_and_small_answers_come_whole_over_http2() {
-    let platform = Platform::in_front_of(mirror().await).await;
+    let platform = Platform::in_front_of(echo_server().await).await;
     let (mut sender, _) = http2(&platform, None).await;
     for (path, least) in [("/user-svc/x", 10), ("/user-svc/large", 16 << 20), ("/demo", 10), ("/nobody", 10)] {
         let request = Request::builder().uri(format!("http://localhost{path}")).body(Empty::new()).unwrap();
@@ -278,10 +278,10 @@ async fn an_event_stream_may_be_silent_for_longer_than_an_answer_may_be_untaken(
         stream.send("1\r\nb\r\n0\r\n\r\n").await;
     })
     .await;
-    let platform = Platform::with(impatient).await;
+    let platform = Platform::with(short_write_timeouts).await;
     platform.publish("demo", &[&format!("http://{quiet}")]);
     let answer = platform.get("/demo").await;
-    assert_eq!((answer.body.as_str(), answer.whole), ("1\r\na\r\n1\r\nb\r\n0\r\n\r\n", true));
+    assert_eq!((answer.body.as_str(), answer.is_complete), ("1\r\na\r\n1\r\nb\r\n0\r\n\r\n", true));
 }
 
 #[tokio::test]
@@ -292,7 +292,7 @@ async fn a_builtin_answer_in_progress_ends_with_the_session_it_is_for() {
     let mut ended = platform.client().await;
     ended.send(&get("/user-svc/endless?ended")).await;
     until("an answer that ends with its session", || platform.metrics.session_ended.get() != 0).await;
-    assert!(!within(ended.answer()).await.whole);
+    assert!(!within(ended.answer()).await.is_complete);
     assert_eq!(platform.metrics.session_ended.get(), 1);
 }
 
@@ -304,7 +304,7 @@ async fn w156_a_session_of_which_nothing_is_known_keeps_no_other_exchange_from_e
     let mut ended = platform.client().await;
     ended.send(&get("/user-svc/endless?ended")).await;
     until("an answer that ends with its session", || platform.metrics.session_ended.get() != 0).await;
-    assert!(!within(ended.answer()).await.whole);
+    assert!(!within(ended.answer()).await.is_complete);
     assert_eq!(platform.metrics.session_ended.get(), 1);
 }
 
@@ -325,7 +325,7 @@ async fn a_tunnel_keeps_its_place_among_the_connections_and_ends_some_time_after
     let upgrade = "GET /demo HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\n";
     let mut tunnels = vec![platform.client().await, platform.client().await];
     for client in &mut tunnels {
-        assert_eq!(client.ask(upgrade).await.status, 101);
+        assert_eq!(client.round_trip(upgrade).await.status, 101);
     }
     let mut third = platform.client().await;
     third.send(&get("/user-svc/x")).await;
@@ -354,7 +354,7 @@ async fn a_client_that_is_silent_in_the_middle_of_a_body_is_given_up_unless_it_w
     talking.send("POST /demo/talk HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n1").await;
     let mut silent = platform.client().await;
     silent.send("POST /demo HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n1").await;
-    assert!(within(silent.is_ended()).await);
+    assert!(within(silent.is_closed()).await);
     assert!(within(talking.read_head()).await.unwrap().starts_with("HTTP/1.1 200"));
     assert_eq!(platform.metrics.stalled.get(), 1);
 }
@@ -447,7 +447,7 @@ async fn a_body_whose_answer_is_over_keeps_its_place_and_ends_soon() {
         assert_eq!(within(client.answer()).await.status, 200);
         match ends {
             true => {
-                assert!(within(client.is_ended()).await);
+                assert!(within(client.is_closed()).await);
                 until("no requests in flight", || platform.metrics.in_flight.get() == 0).await;
             }
             false => assert_eq!(platform.metrics.in_flight.get(), 1),
@@ -461,11 +461,11 @@ async fn w153_requests_given_up_at_once_open_and_cut_so_many_connections_of_a_se
     let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
     let slow = listen(move |mut stream, _| {
         let _ = arrived.send(());
-        async move { while stream.more().await {} }
+        async move { while stream.read_more().await {} }
     })
     .await;
     platform.publish("slow", &[&format!("http://{slow}")]);
-    platform.publish("demo", &[&format!("http://{}", saying(OK).await)]);
+    platform.publish("demo", &[&format!("http://{}", fixed_response(OK).await)]);
     let (mut sender, _connection) = http2(&platform, None).await;
     let ask = |path: &str| Request::get(format!("http://h/{path}")).body(Empty::<Bytes>::new()).unwrap();
     // A twentieth of the limit of 1000.

@@ -18,12 +18,12 @@ async fn a_running_request_ends_and_idle_connections_close() {
     .await;
     let mut platform = Platform::in_front_of(instance).await;
     let mut idle = platform.client().await;
-    idle.ask(&get("/user-svc")).await;
+    idle.round_trip(&get("/user-svc")).await;
     let mut running = platform.client().await;
     running.send(&get("/demo")).await;
     until("a request that was sent on", || platform.metrics.connected.get() != 0).await;
     platform.stop.take().unwrap().send(()).unwrap();
-    assert!(within(idle.is_ended()).await);
+    assert!(within(idle.is_closed()).await);
     assert!(tokio::net::TcpStream::connect(platform.address).await.is_err(), "the listener is closed");
     go.send(true).unwrap();
     assert_eq!(running.answer().await.body, "ok");
@@ -44,5 +44,5 @@ async fn a_request_that_outlasts_the_drain_time_is_cut() {
     until("a request that was sent on", || platform.metrics.connected.get() != 0).await;
     platform.stop.take().unwrap().send(()).unwrap();
     within(platform.ended).await.unwrap();
-    assert!(client.is_ended().await);
+    assert!(client.is_closed().await);
 }

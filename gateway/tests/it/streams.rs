@@ -34,7 +34,7 @@ async fn a_large_body_passes_both_ways_whole() {
     let platform = Platform::in_front_of(instance).await;
     let body = "0123456789abcdef".repeat(1 << 19);
     let answer = platform.ask(&post("/demo", &body)).await;
-    assert_eq!((answer.status, answer.whole, answer.body.len()), (200, true, body.len()));
+    assert_eq!((answer.status, answer.is_complete, answer.body.len()), (200, true, body.len()));
     assert!(answer.body == body);
 }
 
@@ -51,7 +51,7 @@ async fn an_answer_that_breaks_off_is_not_made_whole() {
         .await;
         let platform = Platform::in_front_of(instance).await;
         let answer = platform.get("/demo").await;
-        assert!(!answer.whole, "{answer:?}");
+        assert!(!answer.is_complete, "{answer:?}");
     }
 }
 
@@ -112,8 +112,9 @@ async fn an_upgraded_connection_is_a_tunnel() {
     .await;
     let platform = Platform::in_front_of(instance).await;
     let mut client = platform.client().await;
-    let answer =
-        client.ask("GET /demo/ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    let answer = client
+        .round_trip("GET /demo/ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        .await;
     assert_eq!(answer.status, 101);
     assert_eq!(within(client.read_exactly(5)).await.as_deref(), Some("hello"));
     for word in ["ping", "pong"] {
@@ -146,25 +147,25 @@ async fn an_instance_that_refuses_needs_no_body() {
     let instance = listen(|mut stream, _| async move {
         stream.read_head().await;
         stream.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await;
-        stream.is_ended().await;
+        stream.is_closed().await;
     })
     .await;
     let platform = Platform::in_front_of(instance).await;
     let mut client = platform.client().await;
     let request = "POST /demo HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
-    let answer = client.ask(request).await;
+    let answer = client.round_trip(request).await;
     assert_eq!((answer.status, answer.body.as_str()), (403, "no"));
 }
 
 #[tokio::test]
 async fn when_the_client_leaves_the_instance_learns_it() {
-    let (told, left) = tokio::sync::oneshot::channel();
-    let told = std::sync::Mutex::new(Some(told));
+    let (sender, disconnected) = tokio::sync::oneshot::channel();
+    let told = std::sync::Mutex::new(Some(sender));
     let instance = listen(move |mut stream, _| {
         let told = told.lock().unwrap().take();
         async move {
             stream.read_message().await;
-            assert!(stream.is_ended().await);
+            assert!(stream.is_closed().await);
             told.unwrap().send(()).unwrap();
         }
     })
@@ -175,21 +176,21 @@ async fn when_the_client_leaves_the_instance_learns_it() {
     // The request must have been forwarded before the client disconnects.
     until("a request that was sent on", || platform.metrics.connected.get() != 0).await;
     drop(client);
-    within(left).await.unwrap();
+    within(disconnected).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_client_that_closes_its_sending_side_has_left() {
     let instance = listen(|mut stream, _| async move {
         stream.read_message().await;
-        stream.is_ended().await;
+        stream.is_closed().await;
     })
     .await;
     let platform = Platform::in_front_of(instance).await;
     let mut client = platform.client().await;
     client.send(&get("/demo/long")).await;
-    client.shut_sending().await;
-    assert!(client.is_ended().await);
+    client.shutdown_write().await;
+    assert!(client.is_closed().await);
 }
 
 #[tokio::test]
@@ -203,7 +204,7 @@ async fn an_answer_whose_first_chunk_is_badly_framed_is_502_and_an_empty_one_is_
         .await;
         let platform = Platform::in_front_of(instance).await;
         let answer = platform.get("/demo").await;
-        assert_eq!((answer.status, answer.whole), (status, true), "{body}: {answer:?}");
+        assert_eq!((answer.status, answer.is_complete), (status, true), "{body}: {answer:?}");
     }
 }
 

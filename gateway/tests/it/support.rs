@@ -11,18 +11,19 @@ use http::{HeaderValue, Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use openorch_chassis::{
-    Body, BoxFuture, Builtin, Caller, Credential, EncodedBody, Error, Identity, Passage, Peer, RequestMonitor, Result,
+    Body, BoxFuture, Builtin, Caller, Credential, EncodedBody, Error, ForwardedAuth, Identity, Peer, RequestMonitor,
+    Result,
     clock::SystemClock,
     codes::{self, access},
     forwarded::{ClientAddress, RequestId},
+    in_flight::InFlightGuard,
     outbound::{self, InstanceUrl, Outbound},
-    place::Place,
-    routes::{Backend, Routable, Routes},
+    routes::{Backend, Eligibility, Routes},
 };
-use openorch_gateway::{Gateway, Metrics, RequestLog, Server, Settings, Table};
+use openorch_gateway::{Gateway, Metrics, RequestLog, RoutingTable, Server, Settings};
 pub use openorch_test_support::{
-    PATIENCE, eventually,
-    wire::{Answer, Client, header, listen, mirror, saying},
+    WAIT_TIMEOUT, eventually,
+    wire::{Answer, WireConnection, echo_server, fixed_response, header, listen},
 };
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -32,11 +33,11 @@ use tokio::{
 
 pub struct Platform {
     pub address: SocketAddr,
-    pub table: Arc<Table>,
+    pub table: Arc<RoutingTable>,
     pub metrics: Arc<Metrics>,
     pub outbound: Arc<Outbound>,
     pub loopback_only: Arc<AtomicBool>,
-    pub suspects: mpsc::Receiver<Arc<str>>,
+    pub unreachable_reports: mpsc::Receiver<Arc<str>>,
     pub stop: Option<oneshot::Sender<()>>,
     pub ended: JoinHandle<()>,
 }
@@ -55,14 +56,14 @@ impl Platform {
         change(&mut settings);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (stop, stopped) = oneshot::channel();
-        let (suspect, suspects) = mpsc::channel(16);
+        let (report_sender, unreachable_reports) = mpsc::channel(16);
         let gateway = Arc::new(Gateway {
-            table: Arc::new(Table::new()),
-            identity: Arc::new(People),
-            builtin: Arc::new(Daemon),
+            table: Arc::new(RoutingTable::new()),
+            identity: Arc::new(StubIdentity),
+            builtin: Arc::new(StubBuiltin),
             outbound: Arc::new(Outbound::new(dialling)),
-            suspects: suspect,
-            way_out: "restricted by the test".into(),
+            unreachable_reports: report_sender,
+            remedy: "restricted by the test".into(),
             loopback_only: Arc::new(AtomicBool::new(false)),
             metrics: Arc::default(),
             log: RequestLog::default(),
@@ -81,7 +82,7 @@ impl Platform {
             metrics: gateway.metrics.clone(),
             outbound: gateway.outbound.clone(),
             loopback_only: gateway.loopback_only.clone(),
-            suspects,
+            unreachable_reports,
             stop: Some(stop),
             ended,
         }
@@ -95,31 +96,31 @@ impl Platform {
     }
 
     pub fn publish(&self, slug: &str, urls: &[&str]) {
-        self.publish_as(slug, urls, Routable::Yes);
+        self.publish_as(slug, urls, Eligibility::Eligible);
     }
 
-    pub fn publish_as(&self, slug: &str, urls: &[&str], routable: Routable) {
+    pub fn publish_as(&self, slug: &str, urls: &[&str], routable: Eligibility) {
         let backend = |url: &&str| Backend {
             instance_id: (*url).into(),
             url: Arc::new(InstanceUrl::parse(url).unwrap()),
-            routable,
+            eligibility: routable,
         };
         self.table.publish(slug, urls.iter().map(backend).collect());
     }
 
-    pub async fn client(&self) -> Client {
-        Client::connect(self.address).await
+    pub async fn client(&self) -> WireConnection {
+        WireConnection::connect(self.address).await
     }
 
     /// A client with another address of this machine.
-    pub async fn client_from(&self, address: &str) -> Client {
+    pub async fn client_from(&self, address: &str) -> WireConnection {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::new(address.parse().unwrap(), 0)).unwrap();
-        Client::new(socket.connect(self.address).await.unwrap())
+        WireConnection::new(socket.connect(self.address).await.unwrap())
     }
 
     pub async fn ask(&self, request: &str) -> Answer {
-        self.client().await.ask(request).await
+        self.client().await.round_trip(request).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -137,16 +138,16 @@ pub fn post(path: &str, body: &str) -> String {
 }
 
 /// An identity stub with fixed tokens.
-struct People;
+struct StubIdentity;
 
-impl People {
-    fn judge(authorization: &HeaderValue, audience: &str) -> Result<Passage> {
+impl StubIdentity {
+    fn verify(authorization: &HeaderValue, audience: &str) -> Result<ForwardedAuth> {
         let token = authorization.as_bytes();
         let token = token.strip_prefix(b"Bearer ").unwrap_or(token);
         match token {
             b"ours" | b"ours-slowly" => {
                 let delegated = format!("Bearer delegated-for-{audience}");
-                Ok(Passage::Replace {
+                Ok(ForwardedAuth::Replace {
                     authorization: delegated.parse().unwrap(),
                     session_id: "ses_1".into(),
                     caller: "ann".into(),
@@ -155,13 +156,13 @@ impl People {
             b"revoked" => Err(Error::new(&access::SESSION_ENDED, "this token was revoked; sign in again")),
             b"for-another" => Err(Error::new(&access::OTHER_SERVICE, "this token is for another service")),
             b"unknowable" => Err(Error::new(&codes::platform::STORE_UNAVAILABLE, "sessions cannot be read")),
-            _ => Ok(Passage::Untouched),
+            _ => Ok(ForwardedAuth::Untouched),
         }
     }
 }
 
-impl Identity for People {
-    fn opens(&self, _: &str, _: &str) -> bool {
+impl Identity for StubIdentity {
+    fn delegation_allows(&self, _: &str, _: &str) -> bool {
         false
     }
 
@@ -173,20 +174,20 @@ impl Identity for People {
         false
     }
 
-    fn passage_cached(&self, value: &HeaderValue, audience: &str) -> Option<Result<Passage>> {
-        (value != "Bearer ours-slowly").then(|| People::judge(value, audience))
+    fn delegate_cached(&self, value: &HeaderValue, audience: &str) -> Option<Result<ForwardedAuth>> {
+        (value != "Bearer ours-slowly").then(|| StubIdentity::verify(value, audience))
     }
 
-    fn passage<'a>(&'a self, value: &'a HeaderValue, audience: &'a str) -> BoxFuture<'a, Result<Passage>> {
+    fn delegate<'a>(&'a self, value: &'a HeaderValue, audience: &'a str) -> BoxFuture<'a, Result<ForwardedAuth>> {
         Box::pin(async move {
             tokio::task::yield_now().await;
-            People::judge(value, audience)
+            StubIdentity::verify(value, audience)
         })
     }
 
-    fn claims_to_be_ours(&self, authorization: &[u8]) -> bool {
+    fn names_our_key(&self, authorization: &[u8]) -> bool {
         std::str::from_utf8(authorization)
-            .is_ok_and(|text| !matches!(People::judge(&text.parse().unwrap(), ""), Ok(Passage::Untouched)))
+            .is_ok_and(|text| !matches!(StubIdentity::verify(&text.parse().unwrap(), ""), Ok(ForwardedAuth::Untouched)))
             || authorization.windows(3).any(|bytes| bytes == b"eyJ")
     }
 
@@ -202,9 +203,9 @@ impl Identity for People {
 }
 
 /// A stub of the built-in paths that responds with what it received.
-struct Daemon;
+struct StubBuiltin;
 
-impl Builtin for Daemon {
+impl Builtin for StubBuiltin {
     fn drain(&self) {}
 
     fn owns(&self, first_segment: &str) -> bool {
@@ -230,9 +231,9 @@ impl Builtin for Daemon {
             }
             if request.uri().path().ends_with("/goes-on") {
                 // Work that continues after a disconnect of the client.
-                let place = request.extensions().get::<Place>().cloned();
+                let in_flight = request.extensions().get::<InFlightGuard>().cloned();
                 tokio::spawn(async move {
-                    let _place = place;
+                    let _place = in_flight;
                     std::future::pending::<()>().await;
                 });
                 std::future::pending::<()>().await;
@@ -242,7 +243,7 @@ impl Builtin for Daemon {
             }
             if request.uri().path().ends_with("/endless") {
                 let pieces = std::iter::repeat_with(|| Ok(Bytes::from_static(b"a piece")));
-                let body = EncodedBody::Pieces { pieces: Box::new(pieces), held: 0 };
+                let body = EncodedBody::Chunks { pieces: Box::new(pieces), held: 0 };
                 let mut response = Response::new(Body::from(body));
                 let session = request.uri().query().unwrap_or("lasting").to_owned();
                 response.extensions_mut().insert(Credential::Session(session.into()));
@@ -277,9 +278,9 @@ where
 
 /// Waits until the condition holds, such as a metric that reaches a value.
 pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    eventually(PATIENCE, what, async || holds()).await;
+    eventually(WAIT_TIMEOUT, what, async || holds()).await;
 }
 
 pub async fn within<T>(work: impl Future<Output = T>) -> T {
-    openorch_test_support::within(PATIENCE, "an operation of a test", work).await
+    openorch_test_support::within(WAIT_TIMEOUT, "an operation of a test", work).await
 }

@@ -7,13 +7,13 @@ use openorch_api::{
     user::{LOGIN, LoginRequest, REGISTER, RegisterRequest, errors},
 };
 
-use crate::{Client, Credential, CredentialStore, Error, retry::patiently, session::Session};
+use crate::{Client, Credential, CredentialStore, Error, retry::retry_until, session::Session};
 
 /// How long a starting service retries while the daemon is unavailable, so that both can be started at the same time.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Timeout of one sign-in attempt. Hashing a password takes well under a second.
-const TIME_OUT: Duration = Duration::from_secs(10);
+const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Signs the service in, registering its account on the first start, and returns the session token.
 ///
@@ -40,7 +40,7 @@ pub async fn register_service_account(
     name: &str,
     store: &impl CredentialStore,
 ) -> Result<String, Error> {
-    register_service_account_within(PATIENCE, client, slug, name, store).await
+    register_service_account_with_timeout(STARTUP_TIMEOUT, client, slug, name, store).await
 }
 
 /// [`register_service_account`] with a custom limit for retries.
@@ -53,17 +53,17 @@ pub async fn register_service_account(
 /// # Ok(())
 /// # }
 /// ```
-pub async fn register_service_account_within(
+pub async fn register_service_account_with_timeout(
     patience: Duration,
     client: &Client,
     slug: &str,
     name: &str,
     store: &impl CredentialStore,
 ) -> Result<String, Error> {
-    let credential = credential(slug, store).await?;
-    let what = signing_in(&credential.slug);
-    let client = &client.clone().or_time_out(TIME_OUT);
-    patiently(patience, &what, || sign_in_or_register(client, &credential, name, store)).await
+    let credential = load_or_create_credential(slug, store).await?;
+    let what = sign_in_action(&credential.slug);
+    let client = &client.clone().with_default_timeout(SIGN_IN_TIMEOUT);
+    retry_until(patience, &what, || sign_in_or_register(client, &credential, name, store)).await
 }
 
 /// A client that calls as the service: signed in as by [`register_service_account`], and signed in again whenever its
@@ -85,7 +85,7 @@ pub async fn service_client(
     name: &str,
     store: impl CredentialStore + 'static,
 ) -> Result<Client, Error> {
-    Ok(sign_in_service(PATIENCE, client, slug, name, store).await?.0)
+    Ok(sign_in_service(STARTUP_TIMEOUT, client, slug, name, store).await?.0)
 }
 
 /// Signs in; returns the client of the service and the slug of its account.
@@ -96,9 +96,14 @@ pub(crate) async fn sign_in_service(
     name: &str,
     store: impl CredentialStore + 'static,
 ) -> Result<(Client, String), Error> {
-    let credential = credential(slug, &store).await?;
+    let credential = load_or_create_credential(slug, &store).await?;
     let slug = credential.slug.clone();
-    let service = Arc::new((client.clone().without_token().or_time_out(TIME_OUT), credential, name.to_owned(), store));
+    let service = Arc::new((
+        client.clone().without_token().with_default_timeout(SIGN_IN_TIMEOUT),
+        credential,
+        name.to_owned(),
+        store,
+    ));
     let sign_in = move || {
         let service = Arc::clone(&service);
         async move {
@@ -106,19 +111,19 @@ pub(crate) async fn sign_in_service(
             sign_in_or_register(client, credential, name, store).await
         }
     };
-    let token = patiently(patience, &signing_in(&slug), &sign_in).await?;
+    let token = retry_until(patience, &sign_in_action(&slug), &sign_in).await?;
     Ok((client.clone().with_session(Session::new(&token, Box::new(move || Box::pin(sign_in())))?), slug))
 }
 
-fn signing_in(slug: &str) -> String {
+fn sign_in_action(slug: &str) -> String {
     format!("signing in as `{slug}`")
 }
 
 /// The stored credential, or a new one, which is stored.
-async fn credential(slug: &str, store: &impl CredentialStore) -> Result<Credential, Error> {
+async fn load_or_create_credential(slug: &str, store: &impl CredentialStore) -> Result<Credential, Error> {
     match store.load().await? {
         Some(credential) => Ok(credential),
-        None => store.keep(Credential::random(slug)?).await,
+        None => store.get_or_insert(Credential::random(slug)?).await,
     }
 }
 
@@ -131,14 +136,14 @@ async fn sign_in_or_register(
     match sign_in(client, credential).await {
         // Any other error must be reported; registering would hide it.
         Err(refusal) if refusal.is(&errors::SLUG_NOT_FOUND) => {}
-        Err(refusal) if refusal.is(&errors::WRONG_PASSWORD) => return Err(explain_wrong_password(credential, store)),
+        Err(refusal) if refusal.is(&errors::WRONG_PASSWORD) => return Err(wrong_password_error(credential, store)),
         settled => return settled,
     }
     match register(client, credential, name).await {
         // Another process of the service, with the same credential, registered concurrently.
         Err(refusal) if refusal.is(&errors::SLUG_TAKEN) || refusal.is(&errors::ACCOUNT_EXISTS) => {
             match sign_in(client, credential).await {
-                Err(refusal) if refusal.is(&errors::WRONG_PASSWORD) => Err(explain_wrong_password(credential, store)),
+                Err(refusal) if refusal.is(&errors::WRONG_PASSWORD) => Err(wrong_password_error(credential, store)),
                 settled => settled,
             }
         }
@@ -153,7 +158,7 @@ async fn sign_in(client: &Client, credential: &Credential) -> Result<String, Err
         ..LoginRequest::default()
     };
     let Json(answer) = client.call(LOGIN, Body(input)).await?;
-    token_of("login", answer.token.token)
+    require_token("login", answer.token.token)
 }
 
 async fn register(client: &Client, credential: &Credential, name: &str) -> Result<String, Error> {
@@ -171,7 +176,7 @@ async fn register(client: &Client, credential: &Credential, name: &str) -> Resul
     }
 }
 
-fn token_of(operation: &'static str, token: String) -> Result<String, Error> {
+fn require_token(operation: &'static str, token: String) -> Result<String, Error> {
     if token.is_empty() {
         let reason = "the response contains no token".into();
         return Err(Error::Unexpected { operation: operation.into(), status: 200, reason, request_id: None });
@@ -179,11 +184,11 @@ fn token_of(operation: &'static str, token: String) -> Result<String, Error> {
     Ok(token)
 }
 
-fn explain_wrong_password(credential: &Credential, store: &impl CredentialStore) -> Error {
+fn wrong_password_error(credential: &Credential, store: &impl CredentialStore) -> Error {
     Error::Credential(format!(
         "the password in {1} is not that of account `{0}`; restore the credential, or have an admin reset the \
          account's password to it",
         credential.slug,
-        store.place()
+        store.location()
     ))
 }

@@ -10,14 +10,14 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use openorch_api::{
-    Effect, Events, Input, Op, Output, Parts, Repeat, Row,
+    Effect, Events, Idempotency, Input, Op, Operation, Output, RequestParts,
     events::{EVENT_STREAM, Event},
 };
 use url::Url;
 
 use crate::{
     Error, EventStream, TraceContext,
-    response::{OpenResponse, Response, describe_foreign, root_cause, success, unexpected},
+    response::{Response, StreamingResponse, describe_non_json, into_success, root_cause, unexpected},
     retry,
     session::Session,
     target,
@@ -25,9 +25,9 @@ use crate::{
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum time between two reads of a response; a long download may take longer in total.
-const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Default maximum size of a response that is read into memory.
-const ANSWER_LIMIT: usize = 64 << 20;
+const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
 /// Creates clients of one server that share a connection pool. Two factories share nothing.
 ///
@@ -69,10 +69,10 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     headers: HeaderMap,
-    time_out: Option<Duration>,
-    answer_limit: usize,
+    timeout: Option<Duration>,
+    max_response_bytes: usize,
     /// Maximum time without received data.
-    silence: Duration,
+    read_timeout: Duration,
     /// The session of a service, whose token changes when it signs in again; otherwise the token is in `headers`.
     session: Option<Arc<Session>>,
 }
@@ -87,7 +87,7 @@ impl ClientFactory {
     /// ```
     pub fn new(url: &str) -> Result<ClientFactory, Error> {
         let base = target::parse_base(url)?;
-        let http = http_client(&base, SILENCE_TIMEOUT)?;
+        let http = http_client(&base, READ_TIMEOUT)?;
         let mut headers = HeaderMap::new();
         headers.insert(openorch_api::header::EXTENDED.name, HeaderValue::from_static("1"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, */*;q=0.5"));
@@ -96,9 +96,9 @@ impl ClientFactory {
                 http,
                 base,
                 headers,
-                time_out: None,
-                answer_limit: ANSWER_LIMIT,
-                silence: SILENCE_TIMEOUT,
+                timeout: None,
+                max_response_bytes: MAX_RESPONSE_BYTES,
+                read_timeout: READ_TIMEOUT,
                 session: None,
             },
         })
@@ -166,7 +166,7 @@ impl Client {
     /// }
     /// # client_of(&HeaderMap::new(), &ClientFactory::new("http://127.0.0.1:58231").unwrap());
     /// ```
-    pub fn with_token_of(self, request: &HeaderMap) -> Client {
+    pub fn with_forwarded_token(self, request: &HeaderMap) -> Client {
         let client = self.without_token();
         match request.get(header::AUTHORIZATION) {
             Some(value) => {
@@ -213,12 +213,12 @@ impl Client {
     /// assert_eq!(client.with_url("http://10.0.0.6:58231")?.url(), "http://10.0.0.6:58231");
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
-    pub fn with_address(mut self, url: &str) -> Result<Client, Error> {
+    pub fn with_url(mut self, url: &str) -> Result<Client, Error> {
         let base = target::parse_base(url)?;
         // The connection pool is shared if the new URL needs the same proxy and TLS settings.
         let kind = |url: &Url| (target::is_loopback(url), url.scheme() == "http");
         if kind(&base) != kind(&self.base) {
-            self.http = http_client(&base, self.silence)?;
+            self.http = http_client(&base, self.read_timeout)?;
         }
         self.base = base;
         Ok(self)
@@ -233,8 +233,8 @@ impl Client {
     /// let client = client.with_timeout(Duration::from_millis(500));
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
-    pub fn with_time_out(mut self, limit: Duration) -> Client {
-        self.time_out = Some(limit);
+    pub fn with_timeout(mut self, limit: Duration) -> Client {
+        self.timeout = Some(limit);
         self
     }
 
@@ -248,9 +248,9 @@ impl Client {
     /// let client = client.with_read_timeout(Duration::from_secs(3600))?;
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
-    pub fn with_silence_limit(mut self, limit: Duration) -> Result<Client, Error> {
+    pub fn with_read_timeout(mut self, limit: Duration) -> Result<Client, Error> {
         self.http = http_client(&self.base, limit)?;
-        self.silence = limit;
+        self.read_timeout = limit;
         Ok(self)
     }
 
@@ -262,14 +262,14 @@ impl Client {
     /// let client = client.with_max_response_bytes(1 << 20);
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
-    pub fn with_answer_limit(mut self, bytes: usize) -> Client {
-        self.answer_limit = bytes;
+    pub fn with_max_response_bytes(mut self, bytes: usize) -> Client {
+        self.max_response_bytes = bytes;
         self
     }
 
     /// Sets the timeout unless the client already has one.
-    pub(crate) fn or_time_out(mut self, limit: Duration) -> Client {
-        self.time_out.get_or_insert(limit);
+    pub(crate) fn with_default_timeout(mut self, limit: Duration) -> Client {
+        self.timeout.get_or_insert(limit);
         self
     }
 
@@ -315,7 +315,7 @@ impl Client {
     /// assert!(client.url_for("/a/../health").is_err());
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
-    pub fn address_of(&self, path_and_query: &str) -> Result<String, Error> {
+    pub fn url_for(&self, path_and_query: &str) -> Result<String, Error> {
         Ok(target::raw_url(&self.base, path_and_query)?.into())
     }
 
@@ -330,11 +330,11 @@ impl Client {
     /// }
     /// ```
     pub async fn call<I: Input, O: Output>(&self, operation: Op<I, O>, input: I) -> Result<O, Error> {
-        let mut parts = Parts::default();
+        let mut parts = RequestParts::default();
         input.encode(&mut parts);
-        let answer = self.call_row(operation.row, &parts).await?;
+        let answer = self.call_operation(operation.row, &parts).await?;
         O::decode(&answer.bytes).map_err(|error| {
-            let reason = match describe_foreign(&answer) {
+            let reason = match describe_non_json(&answer) {
                 Some(foreign) => foreign,
                 None => format!("the body is not valid: {error}"),
             };
@@ -354,16 +354,16 @@ impl Client {
     ///     Some(client.call_operation(row, &api::RequestParts::default()).await)
     /// }
     /// ```
-    pub async fn call_row(&self, row: &'static Row, parts: &Parts) -> Result<Response, Error> {
-        let call = self.call_of(row, parts)?;
-        let may_repeat = call.key.is_some() || row.effect() == Effect::Read;
-        let mut answer = self.in_time(&call, self.send_patiently(&call, may_repeat)).await?;
-        if call.key.is_some() && retry::is_not_kept(&answer) {
+    pub async fn call_operation(&self, row: &'static Operation, parts: &RequestParts) -> Result<Response, Error> {
+        let call = self.build_call(row, parts)?;
+        let may_retry = call.key.is_some() || row.effect() == Effect::Read;
+        let mut answer = self.within_timeout(&call, self.send_with_retries(&call, may_retry)).await?;
+        if call.key.is_some() && retry::cannot_store_response(&answer) {
             // The caller did not ask for a key: send the call without it, and without retries.
             let call = Call { key: None, ..call.clone() };
-            answer = self.in_time(&call, self.send_patiently(&call, false)).await?;
+            answer = self.within_timeout(&call, self.send_with_retries(&call, false)).await?;
         }
-        success(call.operation, answer)
+        into_success(call.operation, answer)
     }
 
     /// Opens the event stream of an operation. Returns when the stream is open, or an error if the server rejects it.
@@ -384,25 +384,25 @@ impl Client {
         operation: Op<I, Events<T>>,
         input: I,
     ) -> Result<EventStream<T>, Error> {
-        let mut parts = Parts::default();
+        let mut parts = RequestParts::default();
         input.encode(&mut parts);
-        let call = self.call_of(operation.row, &parts)?;
+        let call = self.build_call(operation.row, &parts)?;
         let client = self.clone().with_header_value(header::ACCEPT, HeaderValue::from_static(EVENT_STREAM));
         EventStream::open(client, call).await
     }
 
     /// Sends the call and checks that the response is an event stream.
-    pub(crate) async fn open_events(&self, call: &Call) -> Result<OpenResponse, Error> {
-        let answer = self.in_time(call, self.open_signed_in(call)).await?;
+    pub(crate) async fn open_event_stream(&self, call: &Call) -> Result<StreamingResponse, Error> {
+        let answer = self.within_timeout(call, self.send_authenticated(call)).await?;
         let kind = answer.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if answer.status.is_success() && kind.starts_with(EVENT_STREAM) {
             return Ok(answer);
         }
-        let answer = success(call.operation.clone(), answer.whole().await?)?;
+        let answer = into_success(call.operation.clone(), answer.read_to_end().await?)?;
         Err(unexpected(call.operation.clone(), &answer, "it is not an event stream".into()))
     }
 
-    fn call_of(&self, row: &'static Row, parts: &Parts) -> Result<Call, Error> {
+    fn build_call(&self, row: &'static Operation, parts: &RequestParts) -> Result<Call, Error> {
         let path = target::path_and_query(row, parts)?;
         let url = target::raw_url(&self.base, &path)?;
         let body = match &parts.body {
@@ -417,8 +417,8 @@ impl Client {
             openorch_api::Method::Put => Method::PUT,
             openorch_api::Method::Delete => Method::DELETE,
         };
-        let is_keyed = row.repeats() == Repeat::Keyed;
-        let key = if is_keyed { retry::key() } else { None };
+        let is_keyed = row.idempotency() == Idempotency::Keyed;
+        let key = if is_keyed { retry::new_idempotency_key() } else { None };
         Ok(Call { operation: row.id.into(), method, url, body: body.map(Bytes::from), key })
     }
 
@@ -437,7 +437,7 @@ impl Client {
     /// ```
     pub async fn request(&self, method: Method, path_and_query: &str, body: Option<Bytes>) -> Result<Response, Error> {
         let call = self.raw_call(method, path_and_query, body)?;
-        self.in_time(&call, self.send_patiently(&call, false)).await
+        self.within_timeout(&call, self.send_with_retries(&call, false)).await
     }
 
     /// Like [`request`](Self::request), but returns as soon as the response headers arrive, for long bodies.
@@ -454,9 +454,14 @@ impl Client {
     ///     Ok(size)
     /// }
     /// ```
-    pub async fn open(&self, method: Method, path_and_query: &str, body: Option<Bytes>) -> Result<OpenResponse, Error> {
+    pub async fn stream(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        body: Option<Bytes>,
+    ) -> Result<StreamingResponse, Error> {
         let call = self.raw_call(method, path_and_query, body)?;
-        self.in_time(&call, self.open_signed_in(&call)).await
+        self.within_timeout(&call, self.send_authenticated(&call)).await
     }
 
     fn raw_call(&self, method: Method, path_and_query: &str, body: Option<Bytes>) -> Result<Call, Error> {
@@ -464,22 +469,26 @@ impl Client {
         Ok(Call { operation: format!("{method} {}", url.path()).into(), method, url, body, key: None })
     }
 
-    async fn in_time<T>(&self, call: &Call, sending: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let Some(limit) = self.time_out else { return sending.await };
+    async fn within_timeout<T>(
+        &self,
+        call: &Call,
+        sending: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let Some(limit) = self.timeout else { return sending.await };
         tokio::time::timeout(limit, sending).await.unwrap_or_else(|_| {
             let reason = format!("timed out after {} ms", limit.as_millis());
             Err(self.unreachable(call, reason, true))
         })
     }
 
-    async fn send_patiently(&self, call: &Call, may_repeat: bool) -> Result<Response, Error> {
+    async fn send_with_retries(&self, call: &Call, may_repeat: bool) -> Result<Response, Error> {
         let (started, mut retries) = (Instant::now(), 0);
         loop {
-            let outcome = match self.open_signed_in(call).await {
-                Ok(answer) => answer.whole().await,
+            let outcome = match self.send_authenticated(call).await {
+                Ok(answer) => answer.read_to_end().await,
                 Err(error) => Err(error),
             };
-            let pause = may_repeat.then(|| retry::pause(&outcome, retries, started.elapsed())).flatten();
+            let pause = may_repeat.then(|| retry::retry_delay(&outcome, retries, started.elapsed())).flatten();
             let Some(pause) = pause else { return outcome };
             tokio::time::sleep(pause).await;
             retries += 1;
@@ -487,20 +496,20 @@ impl Client {
     }
 
     /// Sends the call. If the session of a service has ended, signs in again and repeats the call.
-    async fn open_signed_in(&self, call: &Call) -> Result<OpenResponse, Error> {
+    async fn send_authenticated(&self, call: &Call) -> Result<StreamingResponse, Error> {
         let Some(session) = &self.session else { return self.send(call, None).await };
         let token = session.token();
         let answer = self.send(call, Some(&token)).await?;
         if answer.status != StatusCode::UNAUTHORIZED {
             return Ok(answer);
         }
-        match session.renew(&token).await {
+        match session.sign_in_again(&token).await {
             Some(fresh) => self.send(call, Some(&fresh)).await,
             None => Ok(answer),
         }
     }
 
-    async fn send(&self, call: &Call, token: Option<&HeaderValue>) -> Result<OpenResponse, Error> {
+    async fn send(&self, call: &Call, token: Option<&HeaderValue>) -> Result<StreamingResponse, Error> {
         let mut headers = self.headers.clone();
         if let Some(token) = token {
             headers.insert(header::AUTHORIZATION, token.clone());
@@ -512,7 +521,7 @@ impl Client {
             headers.insert(openorch_api::header::IDEMPOTENCY_KEY.name, key.clone());
         }
         if let Some(trace) = TraceContext::current() {
-            trace.next().write(&mut headers);
+            trace.child().inject(&mut headers);
         }
         let mut request = self.http.request(call.method.clone(), call.url.clone()).headers(headers);
         if let Some(body) = &call.body {
@@ -526,7 +535,7 @@ impl Client {
                 let reason = if !error.is_timeout() {
                     root_cause(&error)
                 } else if was_sent {
-                    format!("no data received for {} s", self.silence.as_secs())
+                    format!("no data received for {} s", self.read_timeout.as_secs())
                 } else {
                     format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())
                 };
@@ -534,7 +543,13 @@ impl Client {
             }
         };
         let (status, headers) = (answer.status(), std::mem::take(answer.headers_mut()));
-        Ok(OpenResponse { status, headers, body: answer, operation: call.operation.clone(), limit: self.answer_limit })
+        Ok(StreamingResponse {
+            status,
+            headers,
+            body: answer,
+            operation: call.operation.clone(),
+            limit: self.max_response_bytes,
+        })
     }
 
     fn unreachable(&self, call: &Call, reason: String, was_sent: bool) -> Error {

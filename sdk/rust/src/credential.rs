@@ -40,12 +40,13 @@ impl Credential {
         const ALPHABET: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
         let mut password = String::from("cred_");
         while password.len() < 37 {
-            let mut noise = [0u8; 48];
-            getrandom::fill(&mut noise)
+            let mut random_bytes = [0u8; 48];
+            getrandom::fill(&mut random_bytes)
                 .map_err(|error| Error::Credential(format!("cannot get random numbers from the system: {error}")))?;
             // Bytes from 248, the largest multiple of 62, are dropped: they would make some characters more likely.
-            let fair = noise.iter().filter(|byte| **byte < 248).map(|byte| ALPHABET[usize::from(byte % 62)] as char);
-            password.extend(fair.take(37 - password.len()));
+            let characters =
+                random_bytes.iter().filter(|byte| **byte < 248).map(|byte| ALPHABET[usize::from(byte % 62)] as char);
+            password.extend(characters.take(37 - password.len()));
         }
         Ok(Credential { slug: slug.to_owned(), password })
     }
@@ -85,10 +86,10 @@ pub trait CredentialStore: Send + Sync {
 
     /// Stores `fresh` unless a credential is stored already; returns the stored one. It must be atomic, so that two
     /// processes of a service that start at the same time get the same credential, and durable when it returns.
-    fn keep(&self, fresh: Credential) -> impl Future<Output = Result<Credential, Error>> + Send;
+    fn get_or_insert(&self, fresh: Credential) -> impl Future<Output = Result<Credential, Error>> + Send;
 
     /// A description of the storage location, for messages to the operator.
-    fn place(&self) -> String;
+    fn location(&self) -> String;
 }
 
 /// Stores the credential in a JSON file that only its owner can read. A damaged file is an error and is not overwritten,
@@ -127,7 +128,7 @@ impl FileCredentialStore {
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
     pub fn in_home(slug: &str) -> Result<FileCredentialStore, Error> {
-        let home = home().ok_or_else(|| {
+        let home = home_dir().ok_or_else(|| {
             Error::Credential("there is no home directory to store the credential in; set HOME".into())
         })?;
         Ok(FileCredentialStore::new(home.join(".openorch/credentials"), slug))
@@ -156,17 +157,17 @@ impl CredentialStore for FileCredentialStore {
         self.read()
     }
 
-    async fn keep(&self, fresh: Credential) -> Result<Credential, Error> {
-        let _held = private_file::lock(&self.path).map_err(|error| self.failed("lock", &error))?;
-        if let Some(standing) = self.read()? {
-            return Ok(standing);
+    async fn get_or_insert(&self, fresh: Credential) -> Result<Credential, Error> {
+        let _lock = private_file::lock(&self.path).map_err(|error| self.failed("lock", &error))?;
+        if let Some(existing) = self.read()? {
+            return Ok(existing);
         }
         let text = serde_json::to_string_pretty(&fresh).map_err(|error| Error::Credential(error.to_string()))?;
         private_file::replace(&self.path, &text).map_err(|error| self.failed("write", &error))?;
         Ok(fresh)
     }
 
-    fn place(&self) -> String {
+    fn location(&self) -> String {
         format!("the file `{}`", self.path.display())
     }
 }
@@ -201,18 +202,18 @@ impl CredentialStore for MemoryCredentialStore {
         Ok(self.credential.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    async fn keep(&self, fresh: Credential) -> Result<Credential, Error> {
+    async fn get_or_insert(&self, fresh: Credential) -> Result<Credential, Error> {
         let mut standing = self.credential.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(standing.get_or_insert(fresh).clone())
     }
 
-    fn place(&self) -> String {
+    fn location(&self) -> String {
         "the memory of this process".into()
     }
 }
 
 /// The home directory. An empty `HOME` means that there is none; if `HOME` is unset, the user database is consulted.
-pub(crate) fn home() -> Option<PathBuf> {
+pub(crate) fn home_dir() -> Option<PathBuf> {
     let has_none = env::var_os("HOME").is_some_and(|home| home.is_empty());
     env::home_dir().filter(|home| !has_none && !home.as_os_str().is_empty())
 }
@@ -235,8 +236,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = FileCredentialStore::new(directory.path(), "a-svc");
         assert_eq!(store.load().await.unwrap(), None);
-        let first = store.keep(Credential::random("a-svc").unwrap()).await.unwrap();
-        let again = store.keep(Credential::random("a-svc").unwrap()).await.unwrap();
+        let first = store.get_or_insert(Credential::random("a-svc").unwrap()).await.unwrap();
+        let again = store.get_or_insert(Credential::random("a-svc").unwrap()).await.unwrap();
         assert_eq!(first, again);
         assert_eq!(FileCredentialStore::new(directory.path(), "a-svc").load().await.unwrap(), Some(first));
     }
@@ -247,7 +248,7 @@ mod tests {
         let path = directory.path().join("a-svc.json");
         std::fs::write(&path, "{\"slug\":\"a-s").unwrap();
         let store = FileCredentialStore::new(directory.path(), "a-svc");
-        let error = store.keep(Credential::random("a-svc").unwrap()).await.unwrap_err().to_string();
+        let error = store.get_or_insert(Credential::random("a-svc").unwrap()).await.unwrap_err().to_string();
         assert!(error.contains("a-svc.json` is damaged"), "{error}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"slug\":\"a-s");
     }

@@ -8,22 +8,21 @@ use std::{
 };
 
 use openorch_api::Slug;
+pub use openorch_store::{
+    Batch, Collection, Committed, Cursor, Direction, Filter, Guard, Index, Order, Page, Query, Row, RowStream, Store,
+    StoreError, Stored, Table, TypedPage, Write,
+};
 use openorch_store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Credential, CredentialStore, Error, credential::home};
-
-pub use openorch_store::{
-    Batch, Collection, Committed, Cursor, Direction, Filter, Guard, Index, Order, Page, Query, Row, Rows, Store,
-    StoreError, Stored, Table, TypedPage, Write,
-};
+use crate::{Credential, CredentialStore, Error, credential::home_dir};
 
 /// The collection for the service's credential.
 static CREDENTIALS: Collection = Collection { name: "credentials", indexes: &[] };
 const CREDENTIAL_ID: &str = "own";
 
 /// Maximum length of a PostgreSQL schema name.
-const LONGEST_SCHEMA: usize = 63;
+const MAX_SCHEMA_LENGTH: usize = 63;
 
 /// Opens the datastore of one service.
 ///
@@ -80,20 +79,20 @@ impl DatastoreFactory {
     pub fn from_env(slug: &str) -> Result<DatastoreFactory, Error> {
         let read =
             |name: &str| env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
-        DatastoreFactory::from(slug, read)
+        DatastoreFactory::from_variables(slug, read)
     }
 
-    fn from(slug: &str, variable: impl Fn(&str) -> Option<String>) -> Result<DatastoreFactory, Error> {
+    fn from_variables(slug: &str, variable: impl Fn(&str) -> Option<String>) -> Result<DatastoreFactory, Error> {
         let slug = Slug::parse(slug).map_err(|error| Error::Service(error.to_string()))?;
         let engine = variable("OPENORCH_DB").unwrap_or_default();
         match engine.as_str() {
             "" | "sqlite" => {
                 let directory = variable("OPENORCH_DATA_DIR").map(PathBuf::from);
-                let home = || home().map(|home| home.join(".openorch"));
+                let home = || home_dir().map(|home| home.join(".openorch"));
                 let directory = directory.or_else(home).ok_or_else(|| {
                     Error::Service("there is no home directory to store data in; set OPENORCH_DATA_DIR or HOME".into())
                 })?;
-                let factory = DatastoreFactory::in_folder(directory.join("services").join(slug.as_str()));
+                let factory = DatastoreFactory::in_directory(directory.join("services").join(slug.as_str()));
                 match variable("OPENORCH_NETWORK_FILE_SYSTEM").as_deref() {
                     Some("allow") => Ok(factory.allow_network_file_system()),
                     None | Some("refuse") => Ok(factory),
@@ -110,7 +109,7 @@ impl DatastoreFactory {
                         driver.escape_debug()
                     )));
                 }
-                DatastoreFactory::on_postgres(&connection(variable)?, slug.as_str())
+                DatastoreFactory::on_postgres(&connection_string(variable)?, slug.as_str())
             }
             other => Err(Error::Service(format!(
                 "OPENORCH_DB is `{}`; it must be `postgres`, or `sqlite` for local files",
@@ -124,7 +123,7 @@ impl DatastoreFactory {
     /// ```
     /// let factory = openorch_sdk::datastore::DatastoreFactory::in_directory("/var/lib/skeleton-svc");
     /// ```
-    pub fn in_folder(directory: impl Into<PathBuf>) -> DatastoreFactory {
+    pub fn in_directory(directory: impl Into<PathBuf>) -> DatastoreFactory {
         DatastoreFactory { engine: Engine::Sqlite(directory.into(), SqliteOptions::default()) }
     }
 
@@ -154,10 +153,10 @@ impl DatastoreFactory {
         let slug = Slug::parse(slug).map_err(|error| Error::Service(error.to_string()))?;
         // Slugs contain no `_`, so two slugs never map to the same schema.
         let schema = format!("svc_{}", slug.as_str().replace('-', "_"));
-        if schema.len() > LONGEST_SCHEMA {
+        if schema.len() > MAX_SCHEMA_LENGTH {
             return Err(Error::Service(format!(
                 "the slug `{slug}` is too long for the name of a PostgreSQL schema; it may have {} characters",
-                LONGEST_SCHEMA - "svc_".len()
+                MAX_SCHEMA_LENGTH - "svc_".len()
             )));
         }
         Ok(DatastoreFactory {
@@ -201,12 +200,12 @@ impl DatastoreFactory {
             // There is nothing to seed, but a store that is not marked as seeded is recreated at the next start.
             store.mark_seeded().await?;
         }
-        Ok(Datastore { store, place: place.into() })
+        Ok(Datastore { store, location: place.into() })
     }
 }
 
 /// The connection string: from `OPENORCH_DB_STRING`, otherwise from the file named by `OPENORCH_DB_STRING_FILE`.
-fn connection(variable: impl Fn(&str) -> Option<String>) -> Result<String, Error> {
+fn connection_string(variable: impl Fn(&str) -> Option<String>) -> Result<String, Error> {
     if let Some(text) = variable("OPENORCH_DB_STRING") {
         return Ok(text);
     }
@@ -241,7 +240,7 @@ fn connection(variable: impl Fn(&str) -> Option<String>) -> Result<String, Error
 #[derive(Clone)]
 pub struct Datastore {
     store: Arc<dyn Store>,
-    place: Arc<str>,
+    location: Arc<str>,
 }
 
 impl Datastore {
@@ -308,7 +307,7 @@ impl CredentialStore for Datastore {
         Ok(self.table::<Credential>(&CREDENTIALS).get(CREDENTIAL_ID).await?.map(|stored| stored.value))
     }
 
-    async fn keep(&self, fresh: Credential) -> Result<Credential, Error> {
+    async fn get_or_insert(&self, fresh: Credential) -> Result<Credential, Error> {
         let write = self.table(&CREDENTIALS).create(CREDENTIAL_ID, &fresh)?;
         match self.store.commit(Batch::new().with(write)).await {
             Ok(_) => Ok(fresh),
@@ -318,14 +317,14 @@ impl CredentialStore for Datastore {
         }
     }
 
-    fn place(&self) -> String {
-        self.place.to_string()
+    fn location(&self) -> String {
+        self.location.to_string()
     }
 }
 
 impl fmt::Debug for Datastore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Datastore").field("place", &self.place).finish_non_exhaustive()
+        f.debug_struct("Datastore").field("place", &self.location).finish_non_exhaustive()
     }
 }
 
@@ -341,7 +340,7 @@ mod tests {
 
     fn factory(variables: &[(&str, &str)]) -> Result<String, String> {
         let find = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
-        match DatastoreFactory::from("a-svc", find).map(|factory| factory.engine) {
+        match DatastoreFactory::from_variables("a-svc", find).map(|factory| factory.engine) {
             Ok(Engine::Sqlite(directory, options)) => {
                 let network = if options.allow_network { " on a network" } else { "" };
                 Ok(format!("{}{network}", directory.display()))

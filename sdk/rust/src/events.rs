@@ -9,18 +9,18 @@ use openorch_api::events::{Event, EventReader, MissedEvents, ReceivedEvent};
 use tokio::time::sleep_until;
 
 use crate::{
-    Client, Error, OpenResponse,
+    Client, Error, StreamingResponse,
     client::Call,
-    retry::{backoff, spread},
+    retry::{backoff, jitter},
 };
 
 /// Maximum size of one event in bytes.
-const EVENT_LIMIT: usize = 1 << 20;
+const MAX_EVENT_BYTES: usize = 1 << 20;
 /// Initial reconnection delay, unless the server sets one.
-const RETRY_FIRST: Duration = Duration::from_secs(1);
+const INITIAL_RECONNECT_DELAY: Duration = Duration::from_secs(1);
 /// Lower bound of the delay, whatever the server sets: protects against a server that closes streams immediately.
-const RETRY_LEAST: Duration = Duration::from_millis(100);
-const RETRY_MOST: Duration = Duration::from_secs(30);
+const MIN_RECONNECT_DELAY: Duration = Duration::from_millis(100);
+const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(30);
 
 /// A stream of events, opened by [`Client::events`]. It lasts until it is dropped or the server rejects it.
 ///
@@ -45,7 +45,7 @@ pub struct EventStream<T> {
     client: Client,
     call: Call,
     state: State,
-    retry: Option<Duration>,
+    server_delay: Option<Duration>,
     types: PhantomData<fn() -> T>,
 }
 
@@ -79,28 +79,28 @@ pub enum StreamItem<T> {
 }
 
 enum State {
-    Open(Box<Open>),
+    Open(Box<OpenStream>),
     Waiting { until: Instant, failures: u32 },
     Refused(Error),
 }
 
-struct Open {
-    answer: OpenResponse,
+struct OpenStream {
+    answer: StreamingResponse,
     reader: EventReader,
     /// Parsed events that were not returned yet, in reverse order.
     events: Vec<ReceivedEvent>,
 }
 
 impl State {
-    fn open(answer: OpenResponse) -> State {
-        State::Open(Box::new(Open { answer, reader: EventReader::new(EVENT_LIMIT), events: Vec::new() }))
+    fn open(answer: StreamingResponse) -> State {
+        State::Open(Box::new(OpenStream { answer, reader: EventReader::new(MAX_EVENT_BYTES), events: Vec::new() }))
     }
 }
 
 impl<T: Event> EventStream<T> {
     pub(crate) async fn open(client: Client, call: Call) -> Result<EventStream<T>, Error> {
-        let answer = client.open_events(&call).await?;
-        Ok(EventStream { client, call, state: State::open(answer), retry: None, types: PhantomData })
+        let answer = client.open_event_stream(&call).await?;
+        Ok(EventStream { client, call, state: State::open(answer), server_delay: None, types: PhantomData })
     }
 
     /// The next event or change of the connection state. An error ends the stream, for example because the session has ended
@@ -122,21 +122,21 @@ impl<T: Event> EventStream<T> {
                 State::Waiting { until, failures } => {
                     sleep_until((*until).into()).await;
                     let failures = *failures;
-                    match self.client.open_events(&self.call).await {
+                    match self.client.open_event_stream(&self.call).await {
                         Ok(answer) => {
                             self.state = State::open(answer);
                             return Ok(StreamItem::Resumed);
                         }
                         Err(error) if error.is_temporary() => {
                             let asked = error.retry_after().unwrap_or_default();
-                            self.wait(failures + 1, asked);
+                            self.schedule_reconnect(failures + 1, asked);
                         }
                         Err(error) => self.state = State::Refused(error),
                     }
                 }
                 State::Open(open) => {
                     if let Some(event) = open.events.pop() {
-                        if let Some(item) = read(event).map_err(|reason| self.unreadable(reason))? {
+                        if let Some(item) = decode(event).map_err(|reason| self.decode_error(reason))? {
                             return Ok(item);
                         }
                         continue;
@@ -145,17 +145,17 @@ impl<T: Event> EventStream<T> {
                         Ok(Some(piece)) => {
                             let read = open.reader.read(&piece, &mut open.events);
                             open.events.reverse();
-                            self.retry = open.reader.retry().or(self.retry);
+                            self.server_delay = open.reader.retry().or(self.server_delay);
                             match read {
                                 Ok(()) => continue,
-                                Err(error) => return Err(self.unreadable(error.to_string())),
+                                Err(error) => return Err(self.decode_error(error.to_string())),
                             }
                         }
                         Ok(None) => "the server closed the stream".to_owned(),
                         Err(Error::Unexpected { reason, .. }) => reason,
                         Err(other) => other.to_string(),
                     };
-                    let pause = self.wait(0, Duration::ZERO);
+                    let pause = self.schedule_reconnect(0, Duration::ZERO);
                     return Ok(StreamItem::Interrupted { reason, pause });
                 }
             }
@@ -163,19 +163,20 @@ impl<T: Event> EventStream<T> {
     }
 
     /// Schedules a reconnection; returns the delay.
-    fn wait(&mut self, failures: u32, asked: Duration) -> Duration {
-        let first = self.retry.unwrap_or(RETRY_FIRST).clamp(RETRY_LEAST, RETRY_MOST);
+    fn schedule_reconnect(&mut self, failures: u32, asked: Duration) -> Duration {
+        let first =
+            self.server_delay.unwrap_or(INITIAL_RECONNECT_DELAY).clamp(MIN_RECONNECT_DELAY, MAX_RECONNECT_DELAY);
         // Jitter, so that clients that were disconnected together do not reconnect together.
         let pause = match failures {
-            0 => first + spread(first / 2),
-            _ => first.max(asked) + backoff(RETRY_FIRST, failures, RETRY_MOST),
+            0 => first + jitter(first / 2),
+            _ => first.max(asked) + backoff(INITIAL_RECONNECT_DELAY, failures, MAX_RECONNECT_DELAY),
         };
         self.state = State::Waiting { until: Instant::now() + pause, failures };
         pause
     }
 
     /// Ends the stream because an event cannot be decoded; a retry would not help.
-    fn unreadable(&mut self, reason: String) -> Error {
+    fn decode_error(&mut self, reason: String) -> Error {
         let operation = self.call.operation.clone();
         let error = Error::Unexpected { operation, status: 200, reason, request_id: None };
         self.state = State::Refused(error.clone());
@@ -184,7 +185,7 @@ impl<T: Event> EventStream<T> {
 }
 
 /// Decodes an event; `None` if its name is unknown, for example because the server is newer.
-fn read<T: Event>(event: ReceivedEvent) -> Result<Option<StreamItem<T>>, String> {
+fn decode<T: Event>(event: ReceivedEvent) -> Result<Option<StreamItem<T>>, String> {
     let ReceivedEvent { name, data } = event;
     let wrong = |error| format!("the event `{name}` cannot be decoded: {error}");
     if name == T::NAME {

@@ -17,11 +17,11 @@ use tokio::{task::AbortHandle, time::timeout};
 use crate::{Client, Error, retry::backoff};
 
 /// Timeout of one heartbeat.
-const BEAT_TIME_OUT: Duration = Duration::from_secs(10);
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long deregistration waits for a heartbeat in progress, which would otherwise register the instance again.
-const LAST_BEAT: Duration = Duration::from_secs(1);
+const IN_FLIGHT_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Initial delay after a failed heartbeat.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
 
 /// An instance to be registered. Requests to `/<slug of the client's account>/…` are then routed to it.
 ///
@@ -57,7 +57,7 @@ pub struct InstanceRegistration {
 pub struct RegisteredInstance {
     client: Client,
     url: String,
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<ReportedInstance>>,
     heartbeat: Option<Heartbeat>,
 }
 
@@ -70,7 +70,7 @@ struct Heartbeat {
 
 /// The instance as last reported by the daemon.
 #[derive(Clone, Debug, Default)]
-struct Seen {
+struct ReportedInstance {
     id: Option<String>,
     status: InstanceStatus,
 }
@@ -124,13 +124,13 @@ impl InstanceRegistration {
     /// ```
     pub async fn register(self, client: &Client) -> Result<RegisteredInstance, Error> {
         let request = self.request;
-        let seen = Arc::new(Mutex::new(announce(client, &request).await?));
+        let seen = Arc::new(Mutex::new(send_registration(client, &request).await?));
         let url = request.url.clone();
         let heartbeat = request.heartbeat_seconds.map(|seconds| {
             let every = Duration::from_secs(u64::from(seconds));
             let beating = Arc::default();
-            let beat = beat(
-                client.clone().or_time_out(BEAT_TIME_OUT),
+            let beat = heartbeat_loop(
+                client.clone().with_default_timeout(HEARTBEAT_TIMEOUT),
                 request,
                 every,
                 Arc::clone(&seen),
@@ -177,13 +177,13 @@ impl RegisteredInstance {
     /// ```
     pub async fn deregister(self) -> Result<(), Error> {
         if let Some(heartbeat) = &self.heartbeat {
-            let still = timeout(LAST_BEAT, heartbeat.beating.lock()).await;
+            let in_flight = timeout(IN_FLIGHT_HEARTBEAT_TIMEOUT, heartbeat.beating.lock()).await;
             heartbeat.task.abort();
-            drop(still);
+            drop(in_flight);
         }
         let id = match self.id() {
             Some(id) => id,
-            None => match find(&self.client, &self.url).await? {
+            None => match find_instance_id(&self.client, &self.url).await? {
                 Some(id) => id,
                 None => return Ok(()),
             },
@@ -204,28 +204,28 @@ impl Drop for RegisteredInstance {
     }
 }
 
-async fn announce(client: &Client, request: &RegisterInstanceRequest) -> Result<Seen, Error> {
+async fn send_registration(client: &Client, request: &RegisterInstanceRequest) -> Result<ReportedInstance, Error> {
     let Created(answer) = client.call(REGISTER_INSTANCE, Body(request.clone())).await?;
     Ok(match answer.extra {
-        Some(extra) => Seen { id: Some(extra.id), status: extra.status },
-        None => Seen::default(),
+        Some(extra) => ReportedInstance { id: Some(extra.id), status: extra.status },
+        None => ReportedInstance::default(),
     })
 }
 
-async fn beat(
+async fn heartbeat_loop(
     client: Client,
     request: RegisterInstanceRequest,
     every: Duration,
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<ReportedInstance>>,
     beating: Arc<tokio::sync::Mutex<()>>,
 ) {
     let mut failures = 0;
     loop {
         // A failed heartbeat is repeated sooner: a restarted daemon may have lost the instance.
-        let pause = if failures == 0 { every } else { backoff(FIRST_PAUSE, failures - 1, every) };
+        let pause = if failures == 0 { every } else { backoff(INITIAL_BACKOFF, failures - 1, every) };
         tokio::time::sleep(pause).await;
         let _held = beating.lock().await;
-        match announce(&client, &request).await {
+        match send_registration(&client, &request).await {
             Ok(fresh) => {
                 let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
                 if seen.id.is_some() && fresh.id.is_some() && seen.id != fresh.id {
@@ -243,7 +243,7 @@ async fn beat(
 }
 
 /// Finds the id of the instance at `url`, for servers that do not return it on registration.
-async fn find(client: &Client, url: &str) -> Result<Option<String>, Error> {
+async fn find_instance_id(client: &Client, url: &str) -> Result<Option<String>, Error> {
     let Json(list) = client.call(LIST_INSTANCES, Query(ListInstancesRequest::default())).await?;
     let same = |other: &str| other.trim_end_matches('/').eq_ignore_ascii_case(url.trim_end_matches('/'));
     Ok(list.instances.into_iter().find(|instance| same(&instance.url)).map(|instance| instance.id))

@@ -49,20 +49,19 @@ mod target;
 pub mod testing;
 mod trace;
 
-pub use account::{register_service_account, register_service_account_within, service_client};
+pub use account::{register_service_account, register_service_account_with_timeout, service_client};
+/// The type of request and response bodies.
+pub use bytes::Bytes;
 pub use client::{Client, ClientFactory};
 pub use credential::{Credential, CredentialStore, FileCredentialStore, MemoryCredentialStore};
 pub use error::Error;
 pub use events::{EventStream, StreamItem};
+/// The crate of the header and method types in this API.
+pub use http;
 pub use instance::{InstanceRegistration, RegisteredInstance};
-pub use response::{OpenResponse, Response};
+/// The API contract: the operations and their wire types.
+pub use openorch_api as api;
+pub use response::{Response, StreamingResponse};
 pub use settings::SdkSettings;
 pub use target::{path_and_query, server_url};
 pub use trace::TraceContext;
-
-/// The type of request and response bodies.
-pub use bytes::Bytes;
-/// The crate of the header and method types in this API.
-pub use http;
-/// The API contract: the operations and their wire types.
-pub use openorch_api as api;

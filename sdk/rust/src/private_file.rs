@@ -36,8 +36,8 @@ pub struct Lock(#[expect(dead_code, reason = "dropping it releases the lock")] F
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn lock(path: &Path) -> io::Result<Lock> {
-    make_folder_of(path)?;
-    let file = private(OpenOptions::new().write(true).create(true).truncate(false)).open(beside(path, "lock"))?;
+    create_parent_dir(path)?;
+    let file = private(OpenOptions::new().write(true).create(true).truncate(false)).open(with_suffix(path, "lock"))?;
     file.lock()?;
     Ok(Lock(file))
 }
@@ -67,11 +67,11 @@ pub fn read(path: &Path) -> io::Result<Option<String>> {
 ///
 /// A file that is itself a mount point (for example mounted into a container) cannot be replaced. It is written in place,
 /// and a crash may leave it incomplete. The result says how it was written.
-pub fn replace(path: &Path, text: &str) -> io::Result<Replaced> {
-    make_folder_of(path)?;
+pub fn replace(path: &Path, text: &str) -> io::Result<Replacement> {
+    create_parent_dir(path)?;
     // A symbolic link (for example into a synchronized directory) is kept: its target is replaced.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let fresh = beside(&path, &format!("{}.tmp", std::process::id()));
+    let fresh = with_suffix(&path, &format!("{}.tmp", std::process::id()));
     let written = write_new(&fresh, text).and_then(|()| fs::rename(&fresh, &path));
     if written.is_err() {
         // Remove the incomplete temporary file; report the first error.
@@ -82,10 +82,10 @@ pub fn replace(path: &Path, text: &str) -> io::Result<Replaced> {
             let mut file = OpenOptions::new().write(true).truncate(true).open(&path)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
-            Ok(Replaced::InPlace)
+            Ok(Replacement::InPlace)
         }
         Err(error) => Err(error),
-        Ok(()) => sync_parent_dir(&path).map(|()| Replaced::Whole),
+        Ok(()) => sync_parent_dir(&path).map(|()| Replacement::Atomic),
     }
 }
 
@@ -100,9 +100,9 @@ pub fn replace(path: &Path, text: &str) -> io::Result<Replaced> {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Replaced {
+pub enum Replacement {
     /// By renaming a new file over it: readers see the old or the new text, never a part.
-    Whole,
+    Atomic,
     /// Written in place, which is not atomic.
     InPlace,
 }
@@ -118,7 +118,7 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
     name.push(suffix);
@@ -136,7 +136,7 @@ fn private(options: &mut OpenOptions) -> &mut OpenOptions {
     options
 }
 
-fn make_folder_of(path: &Path) -> io::Result<()> {
+fn create_parent_dir(path: &Path) -> io::Result<()> {
     let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) else { return Ok(()) };
     let mut builder = fs::DirBuilder::new();
     #[cfg(unix)]

@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode, header};
 use crate::{Error, retry::retry_after};
 
 /// Maximum bytes of an unexpected response to quote in an error message.
-const SHOWN: usize = 120;
+const MAX_EXCERPT_BYTES: usize = 120;
 
 /// The response to a raw call.
 ///
@@ -38,7 +38,7 @@ pub struct Response {
 /// }
 /// ```
 #[derive(Debug)]
-pub struct OpenResponse {
+pub struct StreamingResponse {
     /// The HTTP status.
     pub status: StatusCode,
     /// The response headers.
@@ -49,7 +49,7 @@ pub struct OpenResponse {
     pub(crate) limit: usize,
 }
 
-impl OpenResponse {
+impl StreamingResponse {
     /// The next chunk of the body; `None` at its end.
     ///
     /// ```no_run
@@ -61,7 +61,7 @@ impl OpenResponse {
     /// ```
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
         let piece = self.body.chunk().await;
-        piece.map_err(|error| self.odd(format!("the response is incomplete: {}", root_cause(&error))))
+        piece.map_err(|error| self.unexpected_error(format!("the response is incomplete: {}", root_cause(&error))))
     }
 
     /// Reads the rest of the body into memory, up to the client's limit.
@@ -72,38 +72,38 @@ impl OpenResponse {
     ///     answer.read_to_end().await
     /// }
     /// ```
-    pub async fn whole(mut self) -> Result<Response, Error> {
+    pub async fn read_to_end(mut self) -> Result<Response, Error> {
         let announced = self.body.content_length().unwrap_or_default();
         if usize::try_from(announced).is_ok_and(|length| length <= self.limit) {
-            let Some(first) = self.chunk().await? else { return Ok(self.with(Bytes::new())) };
+            let Some(first) = self.chunk().await? else { return Ok(self.with_body(Bytes::new())) };
             // Most responses are a single chunk, which does not need to be copied.
-            let Some(second) = self.chunk_within(first.len()).await? else { return Ok(self.with(first)) };
+            let Some(second) = self.chunk_within_limit(first.len()).await? else { return Ok(self.with_body(first)) };
             let mut bytes = Vec::from(first);
             bytes.extend_from_slice(&second);
-            while let Some(piece) = self.chunk_within(bytes.len()).await? {
+            while let Some(piece) = self.chunk_within_limit(bytes.len()).await? {
                 bytes.extend_from_slice(&piece);
             }
-            return Ok(self.with(bytes.into()));
+            return Ok(self.with_body(bytes.into()));
         }
-        Err(self.too_long())
+        Err(self.limit_exceeded())
     }
 
-    async fn chunk_within(&mut self, read: usize) -> Result<Option<Bytes>, Error> {
+    async fn chunk_within_limit(&mut self, read: usize) -> Result<Option<Bytes>, Error> {
         match self.chunk().await? {
-            Some(piece) if piece.len() > self.limit.saturating_sub(read) => Err(self.too_long()),
+            Some(piece) if piece.len() > self.limit.saturating_sub(read) => Err(self.limit_exceeded()),
             piece => Ok(piece),
         }
     }
 
-    fn with(self, bytes: Bytes) -> Response {
+    fn with_body(self, bytes: Bytes) -> Response {
         Response { status: self.status, headers: self.headers, bytes }
     }
 
-    fn too_long(&self) -> Error {
-        self.odd(format!("the body exceeds the client's limit of {} bytes", self.limit))
+    fn limit_exceeded(&self) -> Error {
+        self.unexpected_error(format!("the body exceeds the client's limit of {} bytes", self.limit))
     }
 
-    fn odd(&self, reason: String) -> Error {
+    fn unexpected_error(&self, reason: String) -> Error {
         let request_id = request_id(&self.headers).map(str::to_owned);
         Error::Unexpected { operation: self.operation.clone(), status: self.status.as_u16(), reason, request_id }
     }
@@ -145,7 +145,7 @@ impl Response {
     ///     answer.error_message().unwrap_or_else(|| answer.status.to_string())
     /// }
     /// ```
-    pub fn refusal(&self) -> Option<String> {
+    pub fn error_message(&self) -> Option<String> {
         self.text("error")
     }
 
@@ -166,7 +166,7 @@ impl Response {
     }
 }
 
-pub(crate) fn success(operation: Cow<'static, str>, answer: Response) -> Result<Response, Error> {
+pub(crate) fn into_success(operation: Cow<'static, str>, answer: Response) -> Result<Response, Error> {
     if answer.status.is_success() {
         return Ok(answer);
     }
@@ -177,12 +177,12 @@ pub(crate) fn success(operation: Cow<'static, str>, answer: Response) -> Result<
         };
         return Err(unexpected(operation, &answer, reason));
     }
-    let message = match answer.refusal() {
+    let message = match answer.error_message() {
         Some(message) => message,
         // Errors that the server's HTTP library returns for a malformed request have no body.
         None if answer.bytes.is_empty() => answer.status.canonical_reason().unwrap_or("no reason given").into(),
         None => {
-            let reason = describe_foreign(&answer).unwrap_or_else(|| "the error response has no `error`".into());
+            let reason = describe_non_json(&answer).unwrap_or_else(|| "the error response has no `error`".into());
             return Err(unexpected(operation, &answer, reason));
         }
     };
@@ -198,8 +198,8 @@ pub(crate) fn unexpected(operation: Cow<'static, str>, answer: &Response, reason
 }
 
 /// Describes a body that is not JSON; `None` if it looks like JSON.
-pub(crate) fn describe_foreign(answer: &Response) -> Option<String> {
-    let text = String::from_utf8_lossy(&answer.bytes[..answer.bytes.len().min(SHOWN)]);
+pub(crate) fn describe_non_json(answer: &Response) -> Option<String> {
+    let text = String::from_utf8_lossy(&answer.bytes[..answer.bytes.len().min(MAX_EXCERPT_BYTES)]);
     let text = text.trim();
     match text.chars().next() {
         None => Some("the body is empty".into()),

@@ -8,19 +8,19 @@ use openorch_api::error::repeat::{ANSWER_TOO_LARGE, ANSWERS_FULL, IN_FLIGHT, TOO
 
 use crate::{Error, Response, trace::random};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
 /// Maximum delay between the attempts of `retry_until`.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// Maximum number of retries of a call.
-const RETRIES: u32 = 2;
+const MAX_RETRIES: u32 = 2;
 /// No retry is started later than this after the first attempt.
-const PATIENCE: Duration = Duration::from_secs(10);
+const RETRY_DEADLINE: Duration = Duration::from_secs(10);
 /// If `Retry-After` is longer than this, the error is returned instead.
-const LONGEST_ASKED: Duration = Duration::from_secs(5);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The delay before the next retry, given the outcome, the number of retries so far and the elapsed time; `None` if the
 /// outcome is final.
-pub(crate) fn pause(outcome: &Result<Response, Error>, retries: u32, elapsed: Duration) -> Option<Duration> {
+pub(crate) fn retry_delay(outcome: &Result<Response, Error>, retries: u32, elapsed: Duration) -> Option<Duration> {
     let asked = match outcome {
         Ok(answer) if is_temporary(answer.status.as_u16()) => retry_after(&answer.headers),
         // A previous attempt, whose response was lost, is still in progress.
@@ -30,43 +30,43 @@ pub(crate) fn pause(outcome: &Result<Response, Error>, retries: u32, elapsed: Du
         Err(_) => return None,
     };
     let pause = match asked {
-        Some(asked) if asked > LONGEST_ASKED => return None,
+        Some(asked) if asked > MAX_RETRY_AFTER => return None,
         // Never earlier than requested, plus jitter, so that clients do not all retry at the same time.
-        Some(asked) => asked + spread(FIRST_PAUSE),
-        None => backoff(FIRST_PAUSE, retries, PATIENCE),
+        Some(asked) => asked + jitter(INITIAL_BACKOFF),
+        None => backoff(INITIAL_BACKOFF, retries, RETRY_DEADLINE),
     };
-    (retries < RETRIES && elapsed + pause < PATIENCE).then_some(pause)
+    (retries < MAX_RETRIES && elapsed + pause < RETRY_DEADLINE).then_some(pause)
 }
 
 /// Whether the daemon rejected the call because it cannot store the response under the idempotency key.
-pub(crate) fn is_not_kept(answer: &Response) -> bool {
+pub(crate) fn cannot_store_response(answer: &Response) -> bool {
     let code = answer.code();
     [&TOO_MANY_KEYS, &ANSWERS_FULL, &ANSWER_TOO_LARGE].iter().any(|refusal| code.as_deref() == Some(refusal.id))
 }
 
 /// A unique value for `Idempotency-Key`.
-pub(crate) fn key() -> Option<HeaderValue> {
+pub(crate) fn new_idempotency_key() -> Option<HeaderValue> {
     HeaderValue::try_from(format!("{:016x}{:016x}", random(), random())).ok()
 }
 
 /// Retries transient failures with exponential backoff, respecting `Retry-After`, until `timeout` has elapsed. `what`
 /// names the action in the log; consecutive failures with the same cause are logged once.
-pub(crate) async fn patiently<T, F: Future<Output = Result<T, Error>>>(
-    patience: Duration,
+pub(crate) async fn retry_until<T, F: Future<Output = Result<T, Error>>>(
+    timeout: Duration,
     what: &str,
     attempt: impl Fn() -> F,
 ) -> Result<T, Error> {
     let (started, mut failures) = (Instant::now(), 0);
     let mut logged = String::new();
     loop {
-        let wait = backoff(FIRST_PAUSE, failures, LONGEST_PAUSE);
+        let wait = backoff(INITIAL_BACKOFF, failures, MAX_BACKOFF);
         match attempt().await {
             Err(error) if error.is_temporary() => {
-                let wait = error.retry_after().map_or(wait, |asked| wait.max(asked + spread(FIRST_PAUSE)));
-                if started.elapsed() + wait >= patience {
+                let wait = error.retry_after().map_or(wait, |asked| wait.max(asked + jitter(INITIAL_BACKOFF)));
+                if started.elapsed() + wait >= timeout {
                     return Err(error);
                 }
-                let reason = reason(&error);
+                let reason = stable_message(&error);
                 if reason != logged {
                     tracing::warn!("{what} failed, retrying: {error}");
                     logged = reason;
@@ -80,7 +80,7 @@ pub(crate) async fn patiently<T, F: Future<Output = Result<T, Error>>>(
 }
 
 /// The error message without variable parts (numbers and request ids), to detect a repeated error.
-fn reason(error: &Error) -> String {
+fn stable_message(error: &Error) -> String {
     let text = match error {
         Error::Refused { status, message, .. } => format!("{status} {message}"),
         other => other.to_string(),
@@ -94,13 +94,13 @@ pub(crate) fn is_temporary(status: u16) -> bool {
 }
 
 /// Exponential backoff with jitter: `first` doubled per failure, at most `max`, of which a random 50 to 100 per cent.
-pub(crate) fn backoff(first: Duration, failures: u32, most: Duration) -> Duration {
-    let whole = first.saturating_mul(2u32.saturating_pow(failures)).min(most);
-    whole / 2 + spread(whole / 2)
+pub(crate) fn backoff(first: Duration, failures: u32, max: Duration) -> Duration {
+    let delay = first.saturating_mul(2u32.saturating_pow(failures)).min(max);
+    delay / 2 + jitter(delay / 2)
 }
 
 /// A random duration below `max`.
-pub(crate) fn spread(most: Duration) -> Duration {
+pub(crate) fn jitter(most: Duration) -> Duration {
     Duration::from_nanos(random() % u64::try_from(most.as_nanos()).unwrap_or(u64::MAX).max(1))
 }
 
@@ -138,7 +138,7 @@ mod tests {
             (answer(200, ""), 0, 0, None),
             (Err(Error::Invalid(String::new())), 0, 0, None),
         ] {
-            let pause = pause(&outcome, retries, ms(elapsed));
+            let pause = retry_delay(&outcome, retries, ms(elapsed));
             match want {
                 Some(range) => assert!(range.contains(&pause.unwrap().as_millis()), "{outcome:?}: {pause:?}"),
                 None => assert_eq!(pause, None, "{outcome:?}"),

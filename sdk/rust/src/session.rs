@@ -14,7 +14,7 @@ use crate::{Error, client::bearer};
 
 /// Minimum interval between sign-ins. A token rejected right after a sign-in would be rejected again, and each sign-in
 /// costs the daemon a password hash.
-const PAUSE: Duration = Duration::from_secs(5);
+const MIN_SIGN_IN_INTERVAL: Duration = Duration::from_secs(5);
 
 type SignIn = dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, Error>> + Send>> + Send + Sync;
 
@@ -23,12 +23,12 @@ pub(crate) struct Session {
     token: RwLock<HeaderValue>,
     sign_in: Box<SignIn>,
     /// When the last sign-in ended. Locked during a sign-in, so that only one runs at a time.
-    renewed: Mutex<Option<Instant>>,
+    last_sign_in: Mutex<Option<Instant>>,
 }
 
 impl Session {
     pub(crate) fn new(token: &str, sign_in: Box<SignIn>) -> Result<Session, Error> {
-        Ok(Session { token: RwLock::new(bearer(token)?), sign_in, renewed: Mutex::new(None) })
+        Ok(Session { token: RwLock::new(bearer(token)?), sign_in, last_sign_in: Mutex::new(None) })
     }
 
     /// The `Authorization` header value.
@@ -37,19 +37,19 @@ impl Session {
     }
 
     /// A new token to replace the rejected one; `None` if signing in does not help.
-    pub(crate) async fn renew(self: &Arc<Self>, refused: &HeaderValue) -> Option<HeaderValue> {
+    pub(crate) async fn sign_in_again(self: &Arc<Self>, refused: &HeaderValue) -> Option<HeaderValue> {
         let (session, refused) = (Arc::clone(self), refused.clone());
         // In a separate task, so that a cancelled caller does not cancel the sign-in that others wait for.
-        tokio::spawn(async move { session.renew_now(&refused).await }).await.ok().flatten()
+        tokio::spawn(async move { session.sign_in_if_due(&refused).await }).await.ok().flatten()
     }
 
-    async fn renew_now(&self, refused: &HeaderValue) -> Option<HeaderValue> {
-        let mut renewed = self.renewed.lock().await;
+    async fn sign_in_if_due(&self, refused: &HeaderValue) -> Option<HeaderValue> {
+        let mut renewed = self.last_sign_in.lock().await;
         let token = self.token();
         if token != *refused {
             return Some(token);
         }
-        if renewed.is_some_and(|at| at.elapsed() < PAUSE) {
+        if renewed.is_some_and(|at| at.elapsed() < MIN_SIGN_IN_INTERVAL) {
             return None;
         }
         let signed_in = (self.sign_in)().await.and_then(|token| bearer(&token));

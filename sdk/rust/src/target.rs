@@ -1,6 +1,6 @@
 //! Request URLs: validation of the server's URL, and path templates with safely encoded parameters.
 
-use openorch_api::{Parts, Row};
+use openorch_api::{Operation, RequestParts};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::{Host, Url};
 
@@ -69,7 +69,7 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
 /// assert_eq!(path_and_query(REMOVE_INSTANCE.row, &parts)?, "/registry-svc/instance/a%2Fb");
 /// # Ok::<(), openorch_sdk::Error>(())
 /// ```
-pub fn path_and_query(row: &Row, parts: &Parts) -> Result<String, Error> {
+pub fn path_and_query(row: &Operation, parts: &RequestParts) -> Result<String, Error> {
     let mut values = parts.path.iter();
     let mut target = String::with_capacity(row.path.len() + 32);
     for segment in row.path.split('/').skip(1) {
@@ -159,17 +159,17 @@ mod tests {
             (".", Err(())),
             ("", Err(())),
         ] {
-            let mut parts = Parts::default();
+            let mut parts = RequestParts::default();
             Path(registry::InstanceId(value.into())).encode(&mut parts);
             let target = path_and_query(registry::REMOVE_INSTANCE.row, &parts);
             assert_eq!(target.map_err(|_| ()), want.map(str::to_owned), "{value}");
         }
-        assert!(path_and_query(user::IS_AUTHORIZED.row, &Parts::default()).is_err());
+        assert!(path_and_query(user::IS_AUTHORIZED.row, &RequestParts::default()).is_err());
     }
 
     #[test]
     fn a_query_carries_the_given_fields_alone() {
-        let mut parts = Parts::default();
+        let mut parts = RequestParts::default();
         let input = registry::ListInstancesRequest {
             slug: Some("a&b=c".into()),
             host: Some("x y".into()),

@@ -20,9 +20,9 @@ use crate::{Client, ClientFactory, Error};
 /// Environment variable with the path of the daemon's program.
 const PROGRAM: &str = "OPENORCH_BIN";
 /// The default password of the admin, with which the daemon only serves loopback clients.
-const FIRST_PASSWORD: &str = "changeme";
+const DEFAULT_PASSWORD: &str = "changeme";
 /// Generous, for a debug build on a busy machine.
-const START_TIME_OUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running daemon. Dropping it stops the daemon and deletes its data.
 ///
@@ -129,7 +129,7 @@ impl TestDaemon {
     /// ```
     pub async fn admin_token(&self) -> Result<String, Error> {
         let given = self.variables.iter().find(|(name, _)| name == "OPENORCH_ADMIN_PASSWORD");
-        let password = given.map_or(FIRST_PASSWORD, |(_, password)| password);
+        let password = given.map_or(DEFAULT_PASSWORD, |(_, password)| password);
         let input = LoginRequest {
             slug: Some("openorch".into()),
             password: Some(password.to_owned()),
@@ -168,7 +168,7 @@ impl TestDaemon {
     /// # }
     /// ```
     pub fn kill(&mut self) {
-        self.process.end();
+        self.process.kill_and_wait();
     }
 
     /// Restarts the daemon after [`kill`](Self::kill), at the same address and with the same data.
@@ -180,7 +180,7 @@ impl TestDaemon {
     /// # }
     /// ```
     pub async fn resume(&mut self) -> Result<(), Error> {
-        self.process.end();
+        self.process.kill_and_wait();
         let address = self.url.trim_start_matches("http://");
         let (process, _) = launch(self.directory.path(), &self.variables, address).await?;
         self.process = process;
@@ -197,13 +197,13 @@ impl TestDaemon {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn folder(&self) -> &Path {
+    pub fn data_dir(&self) -> &Path {
         self.directory.path()
     }
 }
 
 impl Process {
-    fn end(&mut self) {
+    fn kill_and_wait(&mut self) {
         if let Some(mut child) = self.0.take() {
             // `kill` fails if the process has already exited; `wait` reaps it.
             let _ = child.kill();
@@ -214,7 +214,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.end();
+        self.kill_and_wait();
     }
 }
 
@@ -241,19 +241,19 @@ async fn launch(directory: &Path, variables: &[(String, String)], listen: &str) 
     let mut child = command.spawn().map_err(|error| failed(format!("`{}`: {error}", program.display())))?;
     let output = child.stdout.take();
     let process = Process(Some(child));
-    let (told, heard) = tokio::sync::oneshot::channel();
+    let (url_sender, heard) = tokio::sync::oneshot::channel();
     thread::spawn(move || {
         let mut lines = output.map(|output| BufReader::new(output).lines()).into_iter().flatten().map_while(Result::ok);
         let url = lines.find_map(|line| line.split_once("listens on ").map(|(_, url)| url.trim().to_owned()));
         // The receiver may have timed out.
-        let _ = told.send(url);
+        let _ = url_sender.send(url);
         // Drain the output, so that the daemon does not block on a full pipe.
         lines.for_each(drop);
     });
-    match tokio::time::timeout(START_TIME_OUT, heard).await {
+    match tokio::time::timeout(START_TIMEOUT, heard).await {
         Ok(Ok(Some(url))) => Ok((process, url)),
         Ok(_) => Err(failed(format!("it exited: {}", fs::read_to_string(&log).unwrap_or_default().trim()))),
-        Err(_) => Err(failed(format!("it did not listen within {} s", START_TIME_OUT.as_secs()))),
+        Err(_) => Err(failed(format!("it did not listen within {} s", START_TIMEOUT.as_secs()))),
     }
 }
 

@@ -44,7 +44,7 @@ impl TraceContext {
     /// use openorch_sdk::TraceContext;
     /// assert_ne!(TraceContext::new_trace().trace_id(), TraceContext::new_trace().trace_id());
     /// ```
-    pub fn begin() -> TraceContext {
+    pub fn new_trace() -> TraceContext {
         let trace = u128::from(random()) << 64 | u128::from(random());
         TraceContext { trace, span: random(), flags: SAMPLED, state: None }
     }
@@ -55,7 +55,7 @@ impl TraceContext {
     /// use openorch_sdk::{TraceContext, http::HeaderMap};
     /// assert_eq!(TraceContext::from_headers(&HeaderMap::new()), None);
     /// ```
-    pub fn of(headers: &HeaderMap) -> Option<TraceContext> {
+    pub fn from_headers(headers: &HeaderMap) -> Option<TraceContext> {
         let (trace, span, flags) = parse(headers.get(TRACEPARENT)?.to_str().ok()?)?;
         Some(TraceContext { trace, span, flags, state: headers.get(TRACESTATE).cloned() })
     }
@@ -68,7 +68,7 @@ impl TraceContext {
     /// assert_eq!(first.child().trace_id(), first.trace_id());
     /// assert_ne!(first.child(), first);
     /// ```
-    pub fn next(&self) -> TraceContext {
+    pub fn child(&self) -> TraceContext {
         TraceContext { span: random(), ..self.clone() }
     }
 
@@ -105,7 +105,7 @@ impl TraceContext {
     }
 
     /// Adds the trace headers, unless the request already has them.
-    pub(crate) fn write(&self, headers: &mut HeaderMap) {
+    pub(crate) fn inject(&self, headers: &mut HeaderMap) {
         if headers.contains_key(TRACEPARENT) {
             return;
         }
@@ -132,8 +132,8 @@ fn parse(text: &str) -> Option<(u128, u64, u8)> {
     let span = u64::try_from(hex(parts.next()?, 16)?).ok()?;
     let flags = u8::try_from(hex(parts.next()?, 2)?).ok()?;
     // Later versions may have more fields, version 0 may not, and version `ff` is invalid.
-    let known = version != 0xff && (version != 0 || parts.next().is_none());
-    (known && trace != 0 && span != 0).then_some((trace, span, flags))
+    let is_supported = version != 0xff && (version != 0 || parts.next().is_none());
+    (is_supported && trace != 0 && span != 0).then_some((trace, span, flags))
 }
 
 fn hex(text: &str, digits: usize) -> Option<u128> {
@@ -168,7 +168,7 @@ mod tests {
             assert_eq!(parse(text).is_some(), known, "{text}");
             let mut headers = HeaderMap::new();
             headers.insert(TRACEPARENT, text.parse().unwrap());
-            if let Some(step) = TraceContext::of(&headers) {
+            if let Some(step) = TraceContext::from_headers(&headers) {
                 assert_eq!(step.to_string()[3..55], text[3..55]);
             }
         }

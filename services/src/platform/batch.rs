@@ -1,7 +1,7 @@
 //! Batches: several operations in one request, each called in process with the rights of the caller.
 
 use openorch_api::{
-    Body, Effect, Json, Row,
+    Body, Effect, Json, Operation,
     error::request,
     platform::{self as api, CallOperationsRequest, CallOperationsResponse, OperationAnswer, OperationCall},
     text::without_hidden,
@@ -17,8 +17,8 @@ pub async fn call_operations(
 ) -> Result<Json<CallOperationsResponse>> {
     // The table is built for the first batch. It is built here so that this does not count against the batch timeout.
     cx.batch_operations.get_or_init(api::batch_operations);
-    let calls = cx.calls()?.within(cx.limits.batch_timeout);
-    let mut room = cx.limits.max_batch_answer_bytes;
+    let calls = cx.calls()?.with_timeout(cx.limits.batch_timeout);
+    let mut remaining_bytes = cx.limits.max_batch_answer_bytes;
     let (mut answers, mut has_failed) = (Vec::with_capacity(request.calls.len()), false);
     // The answers stay counted against the memory budget until the response is built from them.
     let mut held = Vec::new();
@@ -30,20 +30,20 @@ pub async fn call_operations(
                     "not called, because an earlier call failed; correct that one, then send this one again",
                 ));
             }
-            let row = cx.in_batch(&operation)?;
+            let row = cx.batchable_operation(&operation)?;
             if row.effect() == Effect::Read && !row.audited {
-                calls.count_write(cx.caller()?)?;
+                calls.check_write_rate(cx.caller()?)?;
             }
-            calls.call_by_id(row.id, input, room).await
+            calls.call_by_id(row.id, input, remaining_bytes).await
         };
         let outcome = outcome.await;
         has_failed |= outcome.is_err();
         answers.push(match outcome {
             Ok(mut answer) => {
-                room = room.saturating_sub(answer.body.len());
-                let told = success(&mut answer)?;
+                remaining_bytes = remaining_bytes.saturating_sub(answer.body.len());
+                let entry = successful_answer(&mut answer)?;
                 held.push(answer);
-                told
+                entry
             }
             Err(error) => OperationAnswer {
                 status: error.code.status,
@@ -59,7 +59,7 @@ pub async fn call_operations(
 
 impl Platform {
     /// The operation with this id, if it may be called in a batch.
-    fn in_batch(&self, operation: &str) -> Result<&'static Row> {
+    fn batchable_operation(&self, operation: &str) -> Result<&'static Operation> {
         match self.batch_operations.get_or_init(api::batch_operations).get(operation) {
             Some((row, true)) => Ok(row),
             Some((row, false)) => Err(Error::new(
@@ -79,7 +79,7 @@ impl Platform {
     }
 }
 
-fn success(answer: &mut Answer) -> Result<OperationAnswer> {
+fn successful_answer(answer: &mut Answer) -> Result<OperationAnswer> {
     let text = String::from_utf8(std::mem::take(&mut answer.body)).map_err(Error::internal)?;
     let body = match text.is_empty() {
         true => None,

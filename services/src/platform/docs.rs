@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use openorch_api::{Access, Exempt, Row, SERVICES};
+use openorch_api::{Access, Exempt, Operation, SERVICES};
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}\
 code{background:#f3f3f3;padding:.1em .3em;border-radius:3px}section{margin:1.5rem 0;border-top:1px solid #ddd}\
@@ -28,7 +28,7 @@ pub fn page(version: &str) -> String {
     html + "</body></html>"
 }
 
-fn operation(html: &mut String, row: &Row) {
+fn operation(html: &mut String, row: &Operation) {
     let _ = write!(
         html,
         "<section id=\"{id}\"><h3><code><span class=\"method\">{}</span> {}</code></h3><p class=\"access\">{id} · {}</p>",
@@ -43,15 +43,15 @@ fn operation(html: &mut String, row: &Row) {
     html.push_str("</section>");
 }
 
-fn access(row: &Row) -> String {
-    let condition = row.condition.map(|condition| condition.who);
+fn access(row: &Operation) -> String {
+    let condition = row.condition.map(|condition| condition.allowed_callers);
     let admitted = match (row.access, condition) {
         (Access::Public, _) => "anyone".into(),
         (Access::SignedIn, Some(who)) => return escape(who),
         (Access::SignedIn, None) => "any account".into(),
         (Access::Needs(guard), _) => {
             let exempt = match guard.exempt {
-                Exempt::Nobody => "",
+                Exempt::None => "",
                 Exempt::Owner => ", or the owner",
                 Exempt::Account => ", or the account for itself",
             };

@@ -11,12 +11,12 @@ use std::{
 };
 
 use openorch_api::{
-    Document, Download, Html, Json, Query, Row, Samples, SharedJson,
+    Download, Html, Json, Operation, PrometheusText, Query, SharedDocument, SharedJson,
     platform::{self as api, MonitorRequestsRequest, RequestSeen},
 };
 use openorch_chassis::{
-    BoxFuture, Cx, Error, Mounted, RequestMonitor, Result, Service, events::Subscription,
-    identity::AccountDeletionHook, metrics::Registry, repeat::Repeats,
+    BoxFuture, BuiltService, Cx, Error, RequestMonitor, Result, ServiceBuilder, events::Subscription,
+    idempotency::IdempotencyStore, identity::AccountDeletionHook, metrics::Registry,
 };
 use openorch_store::{Store, Write};
 
@@ -27,16 +27,16 @@ pub struct Platform {
     store: Arc<dyn Store>,
     metrics: Arc<Registry>,
     backup: BackupSource,
-    repeats: Arc<Repeats>,
+    repeats: Arc<IdempotencyStore>,
     limits: BatchLimits,
     /// By id, with whether the operation may be called in a batch. Built for the first batch, since it needs the
     /// schemas of all responses.
-    batch_operations: OnceLock<HashMap<&'static str, (&'static Row, bool)>>,
+    batch_operations: OnceLock<HashMap<&'static str, (&'static Operation, bool)>>,
     monitor: Arc<RequestMonitor>,
     version: &'static str,
     /// Built on first use and kept: building takes milliseconds, and anyone may request it.
-    document: OnceLock<Document>,
-    page: OnceLock<Document>,
+    document: OnceLock<SharedDocument>,
+    page: OnceLock<SharedDocument>,
 }
 
 /// Limits of one batch.
@@ -53,7 +53,7 @@ impl Platform {
         store: Arc<dyn Store>,
         metrics: Arc<Registry>,
         backup: BackupSource,
-        repeats: Arc<Repeats>,
+        repeats: Arc<IdempotencyStore>,
         limits: BatchLimits,
         monitor: Arc<RequestMonitor>,
         version: &'static str,
@@ -75,16 +75,16 @@ impl Platform {
 
 impl AccountDeletionHook for Platform {
     fn cascade<'a>(&'a self, user_id: &'a str) -> BoxFuture<'a, Result<Vec<Write>>> {
-        Box::pin(async { Ok(vec![self.repeats.without_account(user_id)]) })
+        Box::pin(async { Ok(vec![self.repeats.delete_for_account(user_id)]) })
     }
 
     fn deleted(&self, _: &str) {
-        self.repeats.forget_count();
+        self.repeats.invalidate_count();
     }
 }
 
-pub fn service(platform: Arc<Platform>) -> Mounted {
-    Service::new(api::SERVICE.slug, platform)
+pub fn service(platform: Arc<Platform>) -> BuiltService {
+    ServiceBuilder::new(api::SERVICE.slug, platform)
         .on(api::WELCOME, welcome)
         .on(api::HEALTH, health)
         .on(api::READY, ready)
@@ -96,7 +96,7 @@ pub fn service(platform: Arc<Platform>) -> Mounted {
         .on_account_deletion()
         .every(Duration::from_secs(3600), "remove old answers to calls with a key", remove_old_answers)
         .on_events(api::MONITOR_REQUESTS, monitor_requests)
-        .mount()
+        .build()
 }
 
 async fn welcome(cx: Cx<Platform>, (): ()) -> Result<Json<api::Welcome>> {
@@ -114,29 +114,29 @@ async fn ready(cx: Cx<Platform>, (): ()) -> Result<Json<api::Health>> {
 }
 
 async fn openapi(cx: Cx<Platform>, (): ()) -> Result<SharedJson> {
-    let make = || Document::new(openorch_api::openapi::document(cx.version).to_string());
+    let make = || SharedDocument::new(openorch_api::openapi::document(cx.version).to_string());
     Ok(SharedJson(cx.document.get_or_init(make).clone()))
 }
 
 async fn read_docs(cx: Cx<Platform>, (): ()) -> Result<Html> {
-    Ok(Html(cx.page.get_or_init(|| Document::new(docs::page(cx.version))).clone()))
+    Ok(Html(cx.page.get_or_init(|| SharedDocument::new(docs::page(cx.version))).clone()))
 }
 
 async fn backup(cx: Cx<Platform>, (): ()) -> Result<Download> {
     // A backup changes nothing, but it reads all data, so it is always audited.
-    cx.request.audit.tell_anyway();
+    cx.request.audit.record_unchanged();
     (cx.backup)().await
 }
 
-async fn metrics(cx: Cx<Platform>, (): ()) -> Result<Samples> {
+async fn metrics(cx: Cx<Platform>, (): ()) -> Result<PrometheusText> {
     let registry = cx.metrics.clone();
     // A thousand services have megabytes of series, so they are formatted off the async workers.
     let text = tokio::task::spawn_blocking(move || registry.text()).await.map_err(Error::internal)?;
-    Ok(Samples(text.into()))
+    Ok(PrometheusText(text.into()))
 }
 
 async fn remove_old_answers(platform: Arc<Platform>) {
-    if let Err(error) = platform.repeats.remove_old().await {
+    if let Err(error) = platform.repeats.remove_expired().await {
         tracing::warn!("cannot remove expired answers to calls with `Idempotency-Key`, retrying: {error:?}");
     }
 }
@@ -145,5 +145,5 @@ async fn monitor_requests(
     cx: Cx<Platform>,
     Query(asked): Query<MonitorRequestsRequest>,
 ) -> Result<Subscription<RequestSeen>> {
-    Ok(cx.monitor.follow(asked))
+    Ok(cx.monitor.subscribe(asked))
 }

@@ -25,20 +25,20 @@ pub struct Counters {
 
 #[derive(Default)]
 struct State {
-    by_account: HashMap<Arc<str>, OfAccount>,
+    by_account: HashMap<Arc<str>, AccountCounters>,
     /// Number of counters of all accounts.
     count: usize,
 }
 
 /// By a digest of the key, since callers choose the key and may make it long.
-type OfAccount = HashMap<[u8; 16], Counter>;
+type AccountCounters = HashMap<[u8; 16], Counter>;
 
 #[derive(Clone, Copy)]
 struct Counter {
     /// When the allowance is fully replenished, in microseconds.
-    full_at: i64,
+    replenished_at: i64,
     /// How long replenishing takes from empty, in microseconds.
-    full: i64,
+    replenish_time: i64,
     /// Requests in the full allowance.
     max_requests: u32,
 }
@@ -46,12 +46,12 @@ struct Counter {
 impl Counter {
     /// The eviction rank; the highest is evicted last. Counters that refuse rank highest, and among them those that
     /// took the most requests to exhaust. The others rank by the share of the allowance in use, in millionths.
-    fn rank(self, now: i64) -> (bool, i64) {
-        let missing = i128::from(self.full_at.saturating_sub(now).max(0));
-        let pause = i128::from((self.full / i64::from(self.max_requests.max(1))).max(1));
-        match missing + pause > i128::from(self.full) {
+    fn eviction_rank(self, now: i64) -> (bool, i64) {
+        let missing = i128::from(self.replenished_at.saturating_sub(now).max(0));
+        let pause = i128::from((self.replenish_time / i64::from(self.max_requests.max(1))).max(1));
+        match missing + pause > i128::from(self.replenish_time) {
             true => (true, self.max_requests.into()),
-            false => (false, (missing * 1_000_000 / i128::from(self.full.max(1))) as i64),
+            false => (false, (missing * 1_000_000 / i128::from(self.replenish_time.max(1))) as i64),
         }
     }
 }
@@ -84,53 +84,58 @@ impl Counters {
         let pause = (window / i64::from(max_requests)).max(1);
         let full = pause * i64::from(max_requests);
         let mut state = self.lock();
-        let seen = state.by_account.get(account).and_then(|counters| counters.get(&key)).map(|counter| counter.full_at);
-        let known = seen.unwrap_or(i64::MIN).clamp(now, now + full);
-        let is_allowed = known + pause <= now + full;
+        let seen =
+            state.by_account.get(account).and_then(|counters| counters.get(&key)).map(|counter| counter.replenished_at);
+        let replenished_at = seen.unwrap_or(i64::MIN).clamp(now, now + full);
+        let is_allowed = replenished_at + pause <= now + full;
         // Stored even if refused: this also corrects a time from before the clock was set back.
-        let next = if is_allowed { known + pause } else { known };
+        let next = if is_allowed { replenished_at + pause } else { replenished_at };
         if seen.is_none() {
-            state.make_room(account, (self.max / SHARE).max(1), self.max, now);
+            state.evict_if_full(account, (self.max / SHARE).max(1), self.max, now);
             state.count += 1;
         }
-        state.by_account.entry(account.clone()).or_default().insert(key, Counter { full_at: next, full, max_requests });
+        state
+            .by_account
+            .entry(account.clone())
+            .or_default()
+            .insert(key, Counter { replenished_at: next, replenish_time: full, max_requests });
         is_allowed
     }
 }
 
 impl State {
     /// Evicts counters if the account or the whole table is full, so that one more fits.
-    fn make_room(&mut self, account: &Arc<str>, max_of_account: usize, max: usize, now: i64) {
+    fn evict_if_full(&mut self, account: &Arc<str>, max_of_account: usize, max: usize, now: i64) {
         if self.by_account.get(account).is_some_and(|counters| counters.len() >= max_of_account) {
-            self.trim(&account.clone(), now);
+            self.evict_of_account(&account.clone(), now);
         }
         if self.count >= max
-            && let Some((most, _)) = self.by_account.iter().max_by_key(|(_, counters)| counters.len())
+            && let Some((largest, _)) = self.by_account.iter().max_by_key(|(_, counters)| counters.len())
         {
-            self.trim(&most.clone(), now);
+            self.evict_of_account(&largest.clone(), now);
         }
     }
 
     /// Evicts the counters of an account with a full allowance, which hold no information. If they are few, evicts a
     /// tenth of all, those with the most allowance left.
-    fn trim(&mut self, account: &Arc<str>, now: i64) {
+    fn evict_of_account(&mut self, account: &Arc<str>, now: i64) {
         let Some(counters) = self.by_account.get_mut(account) else { return };
         let before = counters.len();
-        counters.retain(|_, counter| counter.full_at > now);
+        counters.retain(|_, counter| counter.replenished_at > now);
         let wanted = before - before.div_ceil(10);
         if counters.len() > wanted {
-            let mut ranks: Vec<(bool, i64)> = counters.values().map(|counter| counter.rank(now)).collect();
-            let mut beyond = counters.len() - wanted;
-            let (_, last, _) = ranks.select_nth_unstable(beyond - 1);
+            let mut ranks: Vec<(bool, i64)> = counters.values().map(|counter| counter.eviction_rank(now)).collect();
+            let mut excess = counters.len() - wanted;
+            let (_, last, _) = ranks.select_nth_unstable(excess - 1);
             let last = *last;
             // Lower ranks first: many counters may have the same rank.
             let mut below = ranks.iter().filter(|rank| **rank < last).count();
             counters.retain(|_, counter| {
-                let rank = counter.rank(now);
-                let goes = beyond > 0 && (rank < last || (rank == last && beyond > below));
-                below -= usize::from(goes && rank < last);
-                beyond -= usize::from(goes);
-                !goes
+                let rank = counter.eviction_rank(now);
+                let is_evicted = excess > 0 && (rank < last || (rank == last && excess > below));
+                below -= usize::from(is_evicted && rank < last);
+                excess -= usize::from(is_evicted);
+                !is_evicted
             });
         }
         self.count -= before - counters.len();
@@ -158,7 +163,7 @@ mod tests {
     const RATE: Rate = Rate { max_requests: 5, window: Duration::from_secs(60) };
 
     #[test]
-    fn so_many_are_allowed_in_a_window_and_they_come_back_one_by_one() {
+    fn the_allowance_of_a_window_is_replenished_one_by_one() {
         let (counters, asks) = (Counters::new(10), Arc::from("shop"));
         let allowed = |now: i64| (0..10).filter(|_| counters.take(&asks, &["a"], RATE, now * 1_000_000)).count();
         assert_eq!((allowed(0), allowed(11), allowed(12), allowed(36)), (5, 0, 1, 2));
@@ -169,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn no_account_pushes_out_what_another_has_counted() {
+    fn no_account_evicts_the_counters_of_another() {
         let counters = Counters::new(1000);
         let (shop, eve): (Arc<str>, Arc<str>) = ("shop".into(), "eve".into());
         for _ in 0..5 {

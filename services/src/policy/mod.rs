@@ -26,10 +26,10 @@ use openorch_api::{
     user::Empty,
 };
 use openorch_chassis::{
-    Cx, Error, Module, Platform, Result, Service, audit::CallAudit, forwarded::network, identity::AppDeletionHook,
-    outbound::Cidr, service::retry, settings, settings::Settings as _,
+    Cx, Error, Module, Platform, Result, ServiceBuilder, audit::CallAudit, forwarded::client_network,
+    identity::AppDeletionHook, outbound::Cidr, service::retry, settings, settings::Settings as _,
 };
-use openorch_store::{Batch, Filter, Guard, OPEN_FOR, Query, Table};
+use openorch_store::{Batch, Filter, Guard, INDETERMINATE_WINDOW, Query, Table};
 
 use self::{
     counters::{Counters, Rate},
@@ -52,10 +52,10 @@ struct Rule {
     row_id: String,
     app: String,
     instance: PolicyInstance,
-    test: Test,
+    kind: RuleKind,
 }
 
-enum Test {
+enum RuleKind {
     Rate { rate: Rate, entity: Entity, scope: Scope },
     Blocked(Vec<Cidr>),
 }
@@ -68,9 +68,9 @@ struct Policies {
     rules: ArcSwap<Vec<Rule>>,
     counters: Counters,
     /// Held while a policy is saved.
-    saving: tokio::sync::Mutex<()>,
+    save_lock: tokio::sync::Mutex<()>,
     /// Held while the policies are reloaded.
-    reading: tokio::sync::Mutex<()>,
+    reload_lock: tokio::sync::Mutex<()>,
     /// Unix time until which a commit of unknown outcome may still be applied.
     pending_until: AtomicI64,
 }
@@ -81,14 +81,14 @@ pub const MODULE: Module = Module {
     collections: &[&POLICIES],
     start: |platform| {
         Box::pin(async {
-            Ok(Service::new(api::SERVICE.slug, open(platform).await?)
+            Ok(ServiceBuilder::new(api::SERVICE.slug, open(platform).await?)
                 .on(api::CHECK, check)
                 .on(api::UPSERT_INSTANCE, upsert)
                 .on(api::LIST_INSTANCES, list)
                 .on(api::DELETE_INSTANCE, delete)
                 .on_app_deletion()
                 .every(Duration::from_secs(1), "reconcile policies", reconcile)
-                .mount())
+                .build())
         })
     },
 };
@@ -101,8 +101,8 @@ async fn open(platform: &Platform) -> Result<Arc<Policies>> {
         platform: platform.clone(),
         settings,
         rules: ArcSwap::default(),
-        saving: tokio::sync::Mutex::default(),
-        reading: tokio::sync::Mutex::default(),
+        save_lock: tokio::sync::Mutex::default(),
+        reload_lock: tokio::sync::Mutex::default(),
         pending_until: AtomicI64::new(i64::MIN),
     };
     policies.reload().await?;
@@ -125,12 +125,12 @@ async fn check(cx: Cx<Policies>, Body(request): Body<CheckRequest>) -> Result<Js
     };
     let (caller, now) = (cx.caller()?, cx.platform.clock.now().as_microsecond());
     let rules = cx.rules.load();
-    let mut of_app = rules.iter().filter(|rule| *rule.app == *caller.app && rule.is_for(&request.endpoint));
-    let allowed = of_app.all(|rule| match &rule.test {
-        Test::Blocked(ranges) => !address.is_some_and(|address| ranges.iter().any(|range| range.contains(address))),
-        Test::Rate { rate, entity, scope } => {
+    let mut app_rules = rules.iter().filter(|rule| *rule.app == *caller.app && rule.applies_to(&request.endpoint));
+    let allowed = app_rules.all(|rule| match &rule.kind {
+        RuleKind::Blocked(ranges) => !address.is_some_and(|address| ranges.iter().any(|range| range.contains(address))),
+        RuleKind::Rate { rate, entity, scope } => {
             let endpoint = if *scope == Scope::Endpoint { request.endpoint.as_str() } else { "" };
-            whose(*entity, &request, address)
+            counter_key(*entity, &request, address)
                 .is_none_or(|whose| cx.counters.take(&caller.user_id, &[&rule.row_id, &whose, endpoint], *rate, now))
         }
     });
@@ -139,10 +139,10 @@ async fn check(cx: Cx<Policies>, Body(request): Body<CheckRequest>) -> Result<Js
 
 /// The counter key: the account or network whose requests are counted together; `None` if the request has neither. IPv6
 /// addresses are counted per /64, the smallest network usually assigned to a customer.
-fn whose(entity: Entity, request: &CheckRequest, address: Option<IpAddr>) -> Option<String> {
+fn counter_key(entity: Entity, request: &CheckRequest, address: Option<IpAddr>) -> Option<String> {
     match entity {
         Entity::UserId => Some(request.user_id.clone()).filter(|id| !id.is_empty()),
-        Entity::Ip => address.map(|address| network(address).to_string()),
+        Entity::Ip => address.map(|address| client_network(address).to_string()),
     }
 }
 
@@ -153,17 +153,17 @@ async fn upsert(
     let instance = request.instance;
     let app = cx.caller()?.app.to_string();
     check_name("instanceId", &id.0, 128).map_err(|error| Error::invalid(error.0))?;
-    Test::of(&instance)?;
+    RuleKind::parse(&instance)?;
     let row_id = row_id(&app, &id.0);
     // Serializes saves, so that the network quota is checked against the latest policies.
-    let _saving = cx.saving.lock().await;
-    cx.refuse_too_many_networks(&app, &row_id, &instance)?;
+    let _saving = cx.save_lock.lock().await;
+    cx.check_network_quota(&app, &row_id, &instance)?;
     retry(|| async {
-        let known = cx.table.get(&row_id).await?;
-        let created_at = known.as_ref().map_or_else(|| cx.platform.now(), |known| known.value.instance.created_at);
+        let existing = cx.table.get(&row_id).await?;
+        let created_at = existing.as_ref().map_or_else(|| cx.platform.now(), |known| known.value.instance.created_at);
         let instance = PolicyInstance { id: id.0.clone(), created_at, ..instance.clone() };
         let row = PolicyRow { app: app.clone(), instance };
-        let batch = match known {
+        let batch = match existing {
             Some(known) if known.value.instance == row.instance => return Ok(()),
             Some(known) => cx.table.replace(&row_id, &row, Some(known.version))?.into(),
             None => {
@@ -215,16 +215,16 @@ async fn reconcile(policies: Arc<Policies>) {
     }
 }
 
-const BELONGINGS: &[(&str, &str)] = &[(POLICIES.name, "policies")];
+const OWNED_COLLECTIONS: &[(&str, &str)] = &[(POLICIES.name, "policies")];
 
 impl AppDeletionHook for Policies {
-    fn belongings(&self) -> &'static [(&'static str, &'static str)] {
-        BELONGINGS
+    fn collections(&self) -> &'static [(&'static str, &'static str)] {
+        OWNED_COLLECTIONS
     }
 
     fn app_deleted(&self) {
         // Reloads every second for a while: the outcome of the app's deletion may be unknown.
-        let until = self.platform.now().0.as_second() + OPEN_FOR.as_secs() as i64;
+        let until = self.platform.now().0.as_second() + INDETERMINATE_WINDOW.as_secs() as i64;
         self.pending_until.fetch_max(until, Ordering::SeqCst);
     }
 }
@@ -233,10 +233,11 @@ impl AppDeletionHook for Policies {
 const MAX_NETWORKS_PER_APP: usize = 10_000;
 
 impl Policies {
-    fn refuse_too_many_networks(&self, app: &str, row_id: &str, instance: &PolicyInstance) -> Result<()> {
+    fn check_network_quota(&self, app: &str, row_id: &str, instance: &PolicyInstance) -> Result<()> {
         let rules = self.rules.load();
-        let others = rules.iter().filter(|rule| *rule.app == *app && *rule.row_id != *row_id).map(|rule| &rule.test);
-        let others: usize = others.map(|test| if let Test::Blocked(ranges) = test { ranges.len() } else { 0 }).sum();
+        let others = rules.iter().filter(|rule| *rule.app == *app && *rule.row_id != *row_id).map(|rule| &rule.kind);
+        let others: usize =
+            others.map(|test| if let RuleKind::Blocked(ranges) = test { ranges.len() } else { 0 }).sum();
         let own = instance.parameters.blocklist.as_ref().map_or(0, |list| list.blocked_ips.len());
         if own > 0 && others + own > MAX_NETWORKS_PER_APP {
             return Err(Error::new(
@@ -253,8 +254,8 @@ impl Policies {
     /// Commits a batch and reloads the policies.
     async fn commit(&self, call: &CallAudit, batch: Batch) -> Result<()> {
         if let Err(error) = self.platform.commit(call, batch).await {
-            if error.is_open() {
-                let until = self.platform.now().0.as_second() + OPEN_FOR.as_secs() as i64;
+            if error.outcome_unknown() {
+                let until = self.platform.now().0.as_second() + INDETERMINATE_WINDOW.as_secs() as i64;
                 self.pending_until.fetch_max(until, Ordering::SeqCst);
             }
             return Err(error.into());
@@ -263,55 +264,56 @@ impl Policies {
     }
 
     async fn reload(&self) -> Result<()> {
-        let _reading = self.reading.lock().await;
+        let _reading = self.reload_lock.lock().await;
         let mut rules = Vec::new();
         for stored in self.table.find(&Query::all()).await? {
             let PolicyRow { app, instance } = stored.value;
             // Written by a newer version.
-            let Ok(test) = Test::of(&instance) else {
+            let Ok(test) = RuleKind::parse(&instance) else {
                 tracing::warn!(
                     "the policy `{}` of `{app}` is not supported by this version and is not applied",
                     instance.id
                 );
                 continue;
             };
-            rules.push(Rule { row_id: stored.id, app, instance, test });
+            rules.push(Rule { row_id: stored.id, app, instance, kind: test });
         }
-        rules.sort_by(|a, b| a.order().cmp(&b.order()));
+        rules.sort_by(|a, b| a.sort_key().cmp(&b.sort_key()));
         self.rules.store(Arc::new(rules));
         Ok(())
     }
 }
 
 impl Rule {
-    fn is_for(&self, endpoint: &str) -> bool {
+    fn applies_to(&self, endpoint: &str) -> bool {
         match self.instance.endpoint.strip_suffix('*') {
             Some(start) => endpoint.starts_with(start),
             None => self.instance.endpoint.is_empty() || self.instance.endpoint == endpoint,
         }
     }
 
-    fn order(&self) -> (bool, Time, &str) {
-        (matches!(self.test, Test::Rate { .. }), self.instance.created_at, &self.row_id)
+    fn sort_key(&self) -> (bool, Time, &str) {
+        (matches!(self.kind, RuleKind::Rate { .. }), self.instance.created_at, &self.row_id)
     }
 }
 
-impl Test {
-    fn of(instance: &PolicyInstance) -> Result<Test> {
+impl RuleKind {
+    fn parse(instance: &PolicyInstance) -> Result<RuleKind> {
         let parameters = &instance.parameters;
         match instance.template_id.as_str() {
             "rate-limit" => {
-                let limit = parameters.rate_limit.as_ref().ok_or_else(|| missing("rateLimit", "rate-limit"))?;
-                Ok(Test::Rate { rate: rate(limit)?, entity: limit.entity, scope: limit.scope })
+                let limit =
+                    parameters.rate_limit.as_ref().ok_or_else(|| missing_parameters("rateLimit", "rate-limit"))?;
+                Ok(RuleKind::Rate { rate: parse_rate(limit)?, entity: limit.entity, scope: limit.scope })
             }
             "blocklist" => {
-                let list = parameters.blocklist.as_ref().ok_or_else(|| missing("blocklist", "blocklist"))?;
+                let list = parameters.blocklist.as_ref().ok_or_else(|| missing_parameters("blocklist", "blocklist"))?;
                 let ranges = list.blocked_ips.iter().map(|text| {
                     Cidr::parse(text).ok_or_else(|| {
                         Error::invalid(format!("blockedIPs: `{text}` is not an address or a network like 192.0.2.0/24"))
                     })
                 });
-                Ok(Test::Blocked(ranges.collect::<Result<_>>()?))
+                Ok(RuleKind::Blocked(ranges.collect::<Result<_>>()?))
             }
             other => Err(Error::invalid(format!("templateId: `{other}` is not one of rate-limit, blocklist"))),
         }
@@ -320,7 +322,7 @@ impl Test {
 
 const MAX_WINDOW: Duration = Duration::from_secs(30 * 24 * 3600);
 
-fn rate(limit: &RateLimit) -> Result<Rate> {
+fn parse_rate(limit: &RateLimit) -> Result<Rate> {
     let RateLimit { max_requests, time_window, .. } = limit;
     let window = time_window.parse::<jiff::SignedDuration>().ok().and_then(|window| Duration::try_from(window).ok());
     match window.filter(|window| (Duration::from_secs(1)..=MAX_WINDOW).contains(window)) {
@@ -331,7 +333,7 @@ fn rate(limit: &RateLimit) -> Result<Rate> {
     }
 }
 
-fn missing(parameters: &str, template: &str) -> Error {
+fn missing_parameters(parameters: &str, template: &str) -> Error {
     Error::invalid(format!("parameters.{parameters} is required with the template `{template}`"))
 }
 

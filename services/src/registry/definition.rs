@@ -38,7 +38,7 @@ fn check_texts(value: &Value) -> Result<()> {
 
 pub async fn list(cx: Cx<Registry>, (): ()) -> Result<Json<ListDefinitionsResponse>> {
     let found = cx.definitions.find(&Query::all().limit(cx.platform.max_unpaged_list as u64 + 1)).await?;
-    cx.platform.refuse_long_list(found.len(), "definitions", "remove some")?;
+    cx.platform.check_list_length(found.len(), "definitions", "remove some")?;
     Ok(Json(ListDefinitionsResponse { definitions: found.into_iter().map(|row| row.value.into()).collect() }))
 }
 

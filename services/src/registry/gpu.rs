@@ -7,7 +7,7 @@ use tokio::{process::Command, time::timeout};
 
 const PROGRAM: &str = "nvidia-smi";
 const FIELDS: &str = "name,temperature.gpu,utilization.gpu,memory.total,memory.used,power.draw,power.limit,driver_version,pci.bus_id,compute_mode,pstate";
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The current state of the GPUs; empty if the program is missing or does not answer.
 pub async fn read(node_url: &str) -> Vec<Gpu> {
@@ -25,13 +25,13 @@ fn is_installed() -> bool {
     static INSTALLED: OnceLock<bool> = OnceLock::new();
     *INSTALLED.get_or_init(|| {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).any(|folder| folder.join(PROGRAM).is_file())
+        std::env::split_paths(&path).any(|directory| directory.join(PROGRAM).is_file())
     })
 }
 
 async fn output(arguments: &[&str]) -> Option<String> {
     let run = Command::new(PROGRAM).args(arguments).kill_on_drop(true).output();
-    let output = timeout(PATIENCE, run).await.ok()?.ok()?;
+    let output = timeout(TIMEOUT, run).await.ok()?.ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 

@@ -17,12 +17,12 @@ use openorch_api::{
     },
 };
 use openorch_chassis::{Caller, Cx, Error, Result, audit::CallAudit, outbound::InstanceUrl, service::retry};
-use openorch_store::{Batch, Committed, Filter, Guard, OPEN_FOR, Query, StoreError, Stored};
+use openorch_store::{Batch, Committed, Filter, Guard, INDETERMINATE_WINDOW, Query, StoreError, Stored};
 use tokio::sync::oneshot;
 
 use super::{
     Registry,
-    live::Entry,
+    instance_cache::CachedInstance,
     probe::Command,
     rows::{INSTANCES, InstanceRow, ServiceRow},
 };
@@ -37,13 +37,13 @@ pub async fn register(
     request.id = request.id.filter(|id| !id.is_empty());
     let url = InstanceUrl::parse(&request.url)?;
     let caller = cx.caller()?;
-    let may_register = cx.platform.outbound.check_now(&url, &caller.slug).await;
+    let may_register = cx.platform.outbound.check_registration(&url, &caller.slug).await;
     may_register.map_err(|reason| {
         Error::new(&URL_NOT_ALLOWED, format!("`{url}` cannot be the address of an instance: {reason}"))
     })?;
     let id = match cx.unchanged(&request, &url, caller) {
         Some(entry) => {
-            entry.seen(cx.now());
+            entry.mark_seen(cx.now());
             entry.row.id.clone()
         }
         None => retry(|| cx.save(&cx.request.audit, &request, &url, caller)).await?,
@@ -57,30 +57,30 @@ pub async fn list(
     cx: Cx<Registry>,
     QueryInput(filter): QueryInput<ListInstancesRequest>,
 ) -> Result<Items<ListInstancesResponse>> {
-    let found = cx.live.find(filter.slug.as_deref(), |entry| matches(&entry.row, &filter));
-    cx.platform.refuse_long_list(found.len(), "instances", "ask for those of one `slug`")?;
+    let found = cx.cache.find(filter.slug.as_deref(), |entry| matches(&entry.row, &filter));
+    cx.platform.check_list_length(found.len(), "instances", "ask for those of one `slug`")?;
     let extended = cx.request.headers.is_extended();
     // Only ids: a response that is read slowly must not keep replaced or removed instances in memory.
     let ids: Vec<Box<str>> = found.iter().map(|entry| entry.row.id.as_str().into()).collect();
     let held = ids.iter().map(|id| size_of::<Box<str>>() + id.len()).sum();
     let registry = cx.state.clone();
     Ok(Items::new(ids, held, move |id| {
-        let entry = registry.live.get(&id).filter(|entry| matches(&entry.row, &filter))?;
+        let entry = registry.cache.get(&id).filter(|entry| matches(&entry.row, &filter))?;
         Some(entry.to_wire(extended))
     }))
 }
 
 /// The user id of the owner of the instance to be removed.
 pub fn owner(registry: &Registry, Path(id): &Path<InstanceId>) -> Result<String> {
-    registry.live.get(&id.0).map(|entry| entry.row.owner_id.clone()).ok_or_else(|| unknown(&id.0))
+    registry.cache.get(&id.0).map(|entry| entry.row.owner_id.clone()).ok_or_else(|| no_such_instance(&id.0))
 }
 
 pub async fn remove(cx: Cx<Registry>, Path(id): Path<InstanceId>) -> Result<NoContent> {
     let owner_id = owner(&cx, &Path(id.clone()))?;
     let removed = retry(|| async {
         let Some(Stored { version, value, .. }) = cx.instances.get(&id.0).await? else {
-            cx.live.remove(std::slice::from_ref(&id.0));
-            return Err(unknown(&id.0));
+            cx.cache.remove(std::slice::from_ref(&id.0));
+            return Err(no_such_instance(&id.0));
         };
         // The permission was checked against this owner; if the id changed hands since, it is not removed.
         if value.owner_id != owner_id {
@@ -90,17 +90,17 @@ pub async fn remove(cx: Cx<Registry>, Path(id): Path<InstanceId>) -> Result<NoCo
         Ok(value)
     })
     .await?;
-    cx.live.remove(std::slice::from_ref(&id.0));
+    cx.cache.remove(std::slice::from_ref(&id.0));
     cx.log(&removed, "was removed");
     Ok(NoContent)
 }
 
 /// Reloads instances whose last commit has an unknown outcome.
-pub async fn settle(registry: Arc<Registry>) {
-    let (doubtful, now) = (registry.doubtful().clone(), registry.now().0.as_second());
-    for (id, until) in doubtful {
-        match registry.look_again(&id).await {
-            Ok(()) if until < now => drop(registry.doubtful().remove(&id)),
+pub async fn reconcile(registry: Arc<Registry>) {
+    let (indeterminate, now) = (registry.indeterminate().clone(), registry.now().0.as_second());
+    for (id, until) in indeterminate {
+        match registry.reload(&id).await {
+            Ok(()) if until < now => drop(registry.indeterminate().remove(&id)),
             Ok(()) => {}
             Err(error) => {
                 tracing::warn!(instance.id = %id, "the instance `{id}` cannot be read from the store: {error:?}")
@@ -114,18 +114,19 @@ pub async fn settle(registry: Arc<Registry>) {
 /// clock was set.
 pub async fn remove_silent(registry: Arc<Registry>) {
     let now = registry.now();
-    let before = registry.looked_at.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
+    let before = registry.heartbeats_checked_at.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
     let passed = before.and_then(|before| Duration::try_from(now.0.duration_since(before.0)).ok()).unwrap_or_default();
     let passed = passed.min(*registry.settings.heartbeat_check_interval * 2);
-    let is_silent = |entry: &Arc<Entry>| {
-        let most = Duration::from_secs(entry.row.heartbeat_seconds.into()) * registry.settings.heartbeat_missed_max;
-        !most.is_zero() && entry.waited(passed, now) > most
+    let is_silent = |entry: &Arc<CachedInstance>| {
+        let max_silence =
+            Duration::from_secs(entry.row.heartbeat_seconds.into()) * registry.settings.heartbeat_missed_max;
+        !max_silence.is_zero() && entry.add_silence(passed, now) > max_silence
     };
-    for entry in registry.live.all().into_iter().filter(is_silent) {
+    for entry in registry.cache.all().into_iter().filter(is_silent) {
         let id = &entry.row.id;
         match registry.commit(&CallAudit::NONE, registry.instances.delete(id, Some(entry.version)).into(), [id]).await {
             Ok(_) => {
-                registry.live.remove(std::slice::from_ref(id));
+                registry.cache.remove(std::slice::from_ref(id));
                 registry.log(&entry.row, "missed its heartbeats and was removed");
             }
             Err(error) => {
@@ -137,8 +138,13 @@ pub async fn remove_silent(registry: Arc<Registry>) {
 
 impl Registry {
     /// The cached instance, if the request would not change it, so that nothing is written.
-    fn unchanged(&self, request: &RegisterInstanceRequest, url: &InstanceUrl, caller: &Caller) -> Option<Arc<Entry>> {
-        let entry = self.live.by_url(url.as_str())?;
+    fn unchanged(
+        &self,
+        request: &RegisterInstanceRequest,
+        url: &InstanceUrl,
+        caller: &Caller,
+    ) -> Option<Arc<CachedInstance>> {
+        let entry = self.cache.by_url(url.as_str())?;
         let mut merged = entry.row.clone();
         merged.merge(request, url);
         let same_id = request.id.as_ref().is_none_or(|id| *id == entry.row.id);
@@ -158,8 +164,8 @@ impl Registry {
             Some(id) => self.instances.get(id).await?,
             None => None,
         };
-        for known in at_url.iter().chain(&with_id) {
-            may_change(&known.value, caller)?;
+        for existing in at_url.iter().chain(&with_id) {
+            check_ownership(&existing.value, caller)?;
         }
         // The requested id wins: a row with the same URL under another id is replaced.
         let replaced = match (&at_url, &request.id) {
@@ -170,7 +176,7 @@ impl Registry {
         let mut row = match &base {
             Some(known) => known.value.clone(),
             None => {
-                self.refuse_too_many(caller).await?;
+                self.check_quota(caller).await?;
                 self.new_row(caller)
             }
         };
@@ -192,13 +198,13 @@ impl Registry {
             None => self.instances.create(&row.id, &row)?,
         });
         if base.is_none() && !caller.is_admin() {
-            let most = self.settings.max_instances_per_account as u64;
-            batch = batch.require(Guard::at_most(INSTANCES.name, of_account(caller), most));
+            let max = self.settings.max_instances_per_account as u64;
+            batch = batch.require(Guard::at_most(INSTANCES.name, owned_by(caller), max));
         }
         let service = ServiceRow { owner_id: row.owner_id.clone(), slug: row.slug.clone() };
         batch = batch.with(self.services.upsert(&service.owner_id, &service)?);
-        let gone: Vec<String> = replaced.into_iter().map(|old| old.value.id).collect();
-        let version = self.commit(call, batch, gone.iter().chain([&row.id])).await?.version;
+        let replaced_ids: Vec<String> = replaced.into_iter().map(|old| old.value.id).collect();
+        let version = self.commit(call, batch, replaced_ids.iter().chain([&row.id])).await?.version;
         let (id, known_url) = (row.id.clone(), row.url.clone());
         // An instance may change itself often, so changes are logged at debug level.
         let shown: String = url.as_str().chars().take(MAX_LOGGED_URL).collect();
@@ -208,10 +214,10 @@ impl Registry {
                 tracing::debug!(instance.id = %id, instance.slug = %row.slug, "instance `{id}` of `{}` changed at {shown}", row.slug)
             }
         }
-        self.live.put(row, version, InstanceUrl::parse(&known_url)?, &gone, self.now());
+        self.cache.put(row, version, InstanceUrl::parse(&known_url)?, &replaced_ids, self.now());
         // A concurrent removal may have updated the cache before this instance was inserted.
         if self.instances.get(&id).await?.is_none() {
-            self.live.remove(std::slice::from_ref(&id));
+            self.cache.remove(std::slice::from_ref(&id));
         }
         Ok(id)
     }
@@ -224,52 +230,52 @@ impl Registry {
         ids: impl IntoIterator<Item = &'a String>,
     ) -> Result<Committed, StoreError> {
         self.platform.commit(call, batch).await.inspect_err(|error| {
-            if error.is_open() {
-                let until = self.now().0.as_second() + OPEN_FOR.as_secs() as i64;
-                self.doubtful().extend(ids.into_iter().map(|id| (id.clone(), until)));
+            if error.outcome_unknown() {
+                let until = self.now().0.as_second() + INDETERMINATE_WINDOW.as_secs() as i64;
+                self.indeterminate().extend(ids.into_iter().map(|id| (id.clone(), until)));
             }
         })
     }
 
-    fn doubtful(&self) -> MutexGuard<'_, BTreeMap<String, i64>> {
-        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
+    fn indeterminate(&self) -> MutexGuard<'_, BTreeMap<String, i64>> {
+        self.indeterminate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Brings the cached instance up to date with the stored row.
-    async fn look_again(&self, id: &String) -> Result<()> {
+    async fn reload(&self, id: &String) -> Result<()> {
         let Some(Stored { version, value, .. }) = self.instances.get(id).await? else {
-            self.live.remove(std::slice::from_ref(id));
+            self.cache.remove(std::slice::from_ref(id));
             return Ok(());
         };
-        if self.live.get(id).is_some_and(|known| known.version >= version) {
+        if self.cache.get(id).is_some_and(|known| known.version >= version) {
             return Ok(());
         }
         let url = InstanceUrl::parse(&value.url)?;
-        self.live.put(value, version, url, &[], self.now());
+        self.cache.put(value, version, url, &[], self.now());
         // As in `save`.
         if self.instances.get(id).await?.is_none() {
-            self.live.remove(std::slice::from_ref(id));
+            self.cache.remove(std::slice::from_ref(id));
         }
         Ok(())
     }
 
     /// Counts stored instances, not cached ones: of concurrent registrations the batch admits only those within the
     /// quota, and the others are checked here again.
-    async fn refuse_too_many(&self, caller: &Caller) -> Result<()> {
-        let most = self.settings.max_instances_per_account;
-        if !caller.is_admin() && self.instances.count(&of_account(caller)).await? >= most as u64 {
+    async fn check_quota(&self, caller: &Caller) -> Result<()> {
+        let max = self.settings.max_instances_per_account;
+        if !caller.is_admin() && self.instances.count(&owned_by(caller)).await? >= max as u64 {
             return Err(Error::new(
                 &TOO_MANY_INSTANCES,
-                format!("`{}` has {most} instances, the maximum per account; remove some", caller.slug),
+                format!("`{}` has {max} instances, the maximum per account; remove some", caller.slug),
             ));
         }
         // Concurrent registrations may exceed this limit slightly, which is acceptable.
-        let all = self.settings.max_instances;
-        if !caller.is_admin() && self.live.count() >= all {
+        let max_total = self.settings.max_instances;
+        if !caller.is_admin() && self.cache.count() >= max_total {
             return Err(Error::new(
                 &REGISTRY_FULL,
                 format!(
-                    "there are {all} instances, the maximum; have an operator remove some or raise \
+                    "there are {max_total} instances, the maximum; have an operator remove some or raise \
                  OPENORCH_REGISTRY_MAX_INSTANCES"
                 ),
             ));
@@ -302,26 +308,26 @@ impl Registry {
     /// succeeds.
     async fn probe_and_wait(&self, id: &str) -> InstanceStatus {
         let (done, first) = oneshot::channel();
-        self.command(Command::Quick { id: id.into(), done });
+        self.command(Command::Startup { id: id.into(), done });
         // On timeout the probes continue in the background.
         let _ = tokio::time::timeout(self.settings.register_wait, first).await;
-        self.live.get(id).map_or(InstanceStatus::Unknown, |entry| entry.status())
+        self.cache.get(id).map_or(InstanceStatus::Unknown, |entry| entry.status())
     }
 }
 
-fn of_account(caller: &Caller) -> Vec<Filter> {
+fn owned_by(caller: &Caller) -> Vec<Filter> {
     vec![Filter::equals("ownerId", &*caller.user_id)]
 }
 
-fn may_change(known: &InstanceRow, caller: &Caller) -> Result<()> {
-    if *known.owner_id == *caller.user_id || caller.is_admin() || &*caller.slug == "deploy-svc" {
+fn check_ownership(existing: &InstanceRow, caller: &Caller) -> Result<()> {
+    if *existing.owner_id == *caller.user_id || caller.is_admin() || &*caller.slug == "deploy-svc" {
         return Ok(());
     }
     Err(Error::new(
         &URL_TAKEN,
         format!(
             "caller slug '{}' does not match instance slug '{}': the instance `{}` at {} belongs to `{}`",
-            caller.slug, known.slug, known.id, known.url, known.slug
+            caller.slug, existing.slug, existing.id, existing.url, existing.slug
         ),
     ))
 }
@@ -339,6 +345,6 @@ fn matches(row: &InstanceRow, filter: &ListInstancesRequest) -> bool {
     wanted.iter().all(|(wanted, have)| wanted.as_ref().is_none_or(|wanted| wanted.is_empty() || wanted == *have))
 }
 
-fn unknown(id: &str) -> Error {
+fn no_such_instance(id: &str) -> Error {
     Error::new(&NO_SUCH_INSTANCE, format!("there is no instance `{id}`; `oo instance ls` lists them"))
 }

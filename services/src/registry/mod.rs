@@ -4,7 +4,7 @@
 mod definition;
 mod gpu;
 mod instance;
-mod live;
+mod instance_cache;
 mod node;
 mod probe;
 mod rows;
@@ -20,9 +20,9 @@ use std::{
 
 use openorch_api::{Time, registry as api};
 use openorch_chassis::{
-    BoxFuture, Error, Module, Mounted, Platform, Result, Service,
+    BoxFuture, BuiltService, Error, Module, Platform, Result, ServiceBuilder,
     identity::{AccountDeletionHook, InstancePresence},
-    rate::{Limiter, Rate},
+    rate_limit::{Rate, RateLimiter},
     routes::UnreachableHook,
     settings,
     settings::{Interval, Settings as _},
@@ -33,7 +33,7 @@ use tokio::sync::mpsc;
 
 pub use self::node::last_heartbeat;
 use self::{
-    live::{Entry, Live},
+    instance_cache::{CachedInstance, InstanceCache},
     node::SelfNode,
     probe::Command,
     rows::{DefinitionRow, InstanceRow, NodeRow, ServiceRow},
@@ -105,17 +105,17 @@ pub struct Registry {
     services: Table<ServiceRow>,
     definitions: Table<DefinitionRow>,
     nodes: Table<NodeRow>,
-    live: Live,
+    cache: InstanceCache,
     node: SelfNode,
-    commands: mpsc::UnboundedSender<Command>,
+    command_sender: mpsc::UnboundedSender<Command>,
     /// Instances whose last commit has an unknown outcome, with the Unix time until which it may still be applied.
-    doubtful: Mutex<BTreeMap<String, i64>>,
+    indeterminate: Mutex<BTreeMap<String, i64>>,
     /// Limits the log lines about the instances of one account.
-    lines: Limiter<String>,
+    lines: RateLimiter<String>,
     /// Time of the last heartbeat check.
-    looked_at: Mutex<Option<Time>>,
+    heartbeats_checked_at: Mutex<Option<Time>>,
     /// Taken by the probing task when it starts.
-    inbox: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
+    command_receiver: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
 }
 
 /// The registry as one of the daemon's services.
@@ -130,10 +130,10 @@ async fn open(platform: &Platform) -> Result<Arc<Registry>> {
     let settings: RegistrySettings = platform.settings()?;
     let (instances, services) = (platform.table(&rows::INSTANCES), platform.table(&rows::SERVICES));
     let nodes = platform.table(&rows::NODES);
-    let live = Live::new(platform.routes.clone());
+    let live = InstanceCache::new(platform.routes.clone());
     let (entries, owners) = tokio::try_join!(
-        read_whole(&instances, |row: Stored<InstanceRow>| Entry::stored(row.value, row.version)),
-        read_whole(&services, |row: Stored<ServiceRow>| Some(row.value)),
+        load_collection(&instances, |row: Stored<InstanceRow>| CachedInstance::stored(row.value, row.version)),
+        load_collection(&services, |row: Stored<ServiceRow>| Some(row.value)),
     )?;
     live.load(entries, owners);
     let node = SelfNode::join(&nodes, platform, &settings).await?;
@@ -143,27 +143,27 @@ async fn open(platform: &Platform) -> Result<Arc<Registry>> {
         instances,
         services,
         nodes,
-        live,
+        cache: live,
         node,
         platform: platform.clone(),
         settings,
-        commands,
-        doubtful: Mutex::default(),
-        lines: Limiter::new(LINES_OF_ACCOUNT),
-        looked_at: Mutex::default(),
-        inbox: Mutex::new(Some(inbox)),
+        command_sender: commands,
+        indeterminate: Mutex::default(),
+        lines: RateLimiter::new(LOG_RATE_PER_ACCOUNT),
+        heartbeats_checked_at: Mutex::default(),
+        command_receiver: Mutex::new(Some(inbox)),
     }))
 }
 
 /// Maximum rate of log lines at info level about one account's instances. Lines above it are logged at debug, since an
 /// account can register and remove the same instance in a loop.
-const LINES_OF_ACCOUNT: Rate = Rate { per_second: 1, burst: 100 };
+const LOG_RATE_PER_ACCOUNT: Rate = Rate { per_second: 1, burst: 100 };
 
 impl Registry {
     /// Logs what happened to an instance.
     fn log(&self, row: &InstanceRow, text: &str) {
         let (id, slug) = (&row.id, &row.slug);
-        match self.lines.take(row.owner_id.as_str(), self.now().0.as_microsecond()) {
+        match self.lines.try_acquire(row.owner_id.as_str(), self.now().0.as_microsecond()) {
             Ok(()) => tracing::info!(instance.id = %id, instance.slug = %slug, "instance `{id}` of `{slug}` {text}"),
             Err(_) => tracing::debug!(instance.id = %id, instance.slug = %slug, "instance `{id}` of `{slug}` {text}"),
         }
@@ -171,13 +171,13 @@ impl Registry {
 }
 
 /// Converting this many rows takes one thread a few milliseconds.
-const ROWS_AT_ONCE: usize = 2048;
+const ROWS_PER_TASK: usize = 2048;
 
 /// Loads a whole collection. Rows are converted on several threads while the next ones are read, so that a daemon with
 /// many instances starts quickly.
-async fn read_whole<T, U>(
+async fn load_collection<T, U>(
     table: &Table<T>,
-    keep: impl Fn(Stored<T>) -> Option<U> + Copy + Send + 'static,
+    convert: impl Fn(Stored<T>) -> Option<U> + Copy + Send + 'static,
 ) -> Result<Vec<U>>
 where
     T: Serialize + DeserializeOwned + 'static,
@@ -190,10 +190,10 @@ where
         let piece = rows.next().await?;
         let is_last = piece.is_none();
         part.extend(piece.unwrap_or_default());
-        if part.len() >= ROWS_AT_ONCE || is_last {
+        if part.len() >= ROWS_PER_TASK || is_last {
             let (table, rows) = (table.clone(), std::mem::take(&mut part));
             parts.push(tokio::task::spawn_blocking(move || {
-                let kept = rows.into_iter().filter_map(|row| table.read(row).map(keep).transpose());
+                let kept = rows.into_iter().filter_map(|row| table.read(row).map(convert).transpose());
                 kept.collect::<Result<Vec<U>, StoreError>>()
             }));
         }
@@ -208,9 +208,9 @@ where
     Ok(whole)
 }
 
-fn service(registry: Arc<Registry>) -> Mounted {
+fn service(registry: Arc<Registry>) -> BuiltService {
     let heartbeat_check = *registry.settings.heartbeat_check_interval;
-    Service::new(api::SERVICE.slug, registry)
+    ServiceBuilder::new(api::SERVICE.slug, registry)
         .on(api::REGISTER_INSTANCE, instance::register)
         .on_list(api::LIST_INSTANCES, instance::list)
         .on_owned(api::REMOVE_INSTANCE, |cx, path| instance::owner(cx, path), instance::remove)
@@ -221,19 +221,19 @@ fn service(registry: Arc<Registry>) -> Mounted {
         .on(api::LIST_NODES, node::list)
         .on(api::DELETE_NODE, node::delete)
         .run("probe instances", probe::run)
-        .every(Duration::from_secs(1), "reconcile instances", instance::settle)
+        .every(Duration::from_secs(1), "reconcile instances", instance::reconcile)
         .every(heartbeat_check, "remove silent instances", instance::remove_silent)
-        .run("send node heartbeats", node::tell)
+        .run("send node heartbeats", node::heartbeat_loop)
         .on_account_deletion()
-        .answers_presence()
+        .provides_presence()
         .on_unreachable()
-        .mount()
+        .build()
 }
 
 impl Registry {
     fn command(&self, command: Command) {
         // The probing task ends when the daemon stops; then no probe is needed.
-        let _ = self.commands.send(command);
+        let _ = self.command_sender.send(command);
     }
 
     fn now(&self) -> Time {
@@ -244,13 +244,13 @@ impl Registry {
 impl UnreachableHook for Registry {
     /// Probes the instance immediately.
     fn unreachable(&self, instance_id: &str) {
-        self.command(Command::Now { id: instance_id.into() });
+        self.command(Command::Recheck { id: instance_id.into() });
     }
 }
 
 impl InstancePresence for Registry {
     fn has_live_instance(&self, user_id: &str) -> bool {
-        self.live.has_routable(user_id)
+        self.cache.has_routable(user_id)
     }
 }
 
@@ -265,7 +265,7 @@ impl AccountDeletionHook for Registry {
     }
 
     fn deleted(&self, user_id: &str) {
-        self.live.forget(user_id);
+        self.cache.remove_account(user_id);
     }
 }
 

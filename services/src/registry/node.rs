@@ -80,9 +80,9 @@ impl SelfNode {
 }
 
 /// The disk that holds the directory.
-fn disk(folder: &FilePath) -> Usage {
+fn disk(directory: &FilePath) -> Usage {
     let Ok(disks) = Disks::new_with_refreshed_list() else { return Usage::default() };
-    let holding = disks.iter().filter(|disk| folder.starts_with(disk.mount_point()));
+    let holding = disks.iter().filter(|disk| directory.starts_with(disk.mount_point()));
     let nearest = holding.max_by_key(|disk| disk.mount_point().as_os_str().len());
     nearest.map_or_else(Usage::default, |disk| {
         part_of(disk.total_space().saturating_sub(disk.available_space()), disk.total_space())
@@ -101,7 +101,7 @@ pub async fn read_self(cx: Cx<Registry>, (): ()) -> Result<Json<NodeSelfResponse
 pub async fn list(cx: Cx<Registry>, Body(request): Body<ListNodesRequest>) -> Result<Json<ListNodesResponse>> {
     let own = cx.node.read();
     let found = cx.nodes.find(&Query::all().limit(cx.platform.max_unpaged_list as u64 + 1)).await?;
-    cx.platform.refuse_long_list(found.len(), "nodes", "remove obsolete ones")?;
+    cx.platform.check_list_length(found.len(), "nodes", "remove obsolete ones")?;
     let mut nodes: Vec<Node> = found.into_iter().map(|row| row.value.into()).collect();
     nodes.retain(|node| node.id != own.id);
     nodes.push(own);
@@ -131,7 +131,7 @@ pub async fn last_heartbeat(store: &Arc<dyn Store>) -> Result<Option<Time>> {
 }
 
 /// Measures the node immediately and then at the interval.
-pub async fn tell(registry: Arc<Registry>) {
+pub async fn heartbeat_loop(registry: Arc<Registry>) {
     loop {
         heartbeat(registry.clone()).await;
         tokio::time::sleep(*registry.settings.node_heartbeat_interval).await;

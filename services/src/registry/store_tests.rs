@@ -1,10 +1,13 @@
 //! Cases that cannot be provoked from outside: commits of unknown outcome.
 
-use std::{net::Ipv4Addr, sync::Arc, sync::atomic::Ordering};
+use std::{
+    net::Ipv4Addr,
+    sync::{Arc, atomic::Ordering},
+};
 
-use openorch_api::error::platform::STORE_UNAVAILABLE;
 use openorch_api::{
     Body, Path,
+    error::platform::STORE_UNAVAILABLE,
     registry::{InstanceId, RegisterInstanceRequest},
 };
 use openorch_chassis::{
@@ -13,24 +16,24 @@ use openorch_chassis::{
 use openorch_store::{SqliteOptions, SqliteStore};
 
 use super::{MODULE, Registry, instance, open};
-use crate::{test_platform, unsure::Unsure};
+use crate::{indeterminate_store::IndeterminateStore, test_platform};
 
-struct Bench {
+struct Fixture {
     registry: Arc<Registry>,
-    store: Arc<Unsure>,
+    store: Arc<IndeterminateStore>,
     clock: Arc<ManualClock>,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
-impl Bench {
-    async fn new() -> Bench {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Unsure::before(SqliteStore::open(folder.path(), SqliteOptions::default()).unwrap());
+impl Fixture {
+    async fn new() -> Fixture {
+        let directory = tempfile::tempdir().unwrap();
+        let store = IndeterminateStore::wrap(SqliteStore::open(directory.path(), SqliteOptions::default()).unwrap());
         let clock = test_platform::clock();
         let (letters, none) = (Arc::default(), &[]);
         let platform = test_platform::platform(store.clone(), MODULE.collections, clock.clone(), letters, none).await;
         let registry = open(&platform).await.unwrap();
-        Bench { registry, store, clock, _folder: folder }
+        Fixture { registry, store, clock, _directory: directory }
     }
 
     fn cx(&self) -> Cx<Registry> {
@@ -48,7 +51,7 @@ impl Bench {
             caller: Some(caller),
             request_id: "".into(),
             client_ip,
-            from_this_machine: true,
+            is_local: true,
             headers: DeclaredHeaders::default(),
             large_body: false,
             calls: None,
@@ -67,68 +70,68 @@ impl Bench {
         instance::remove(self.cx(), Path(InstanceId(id.into()))).await.err().map(|error| error.code)
     }
 
-    fn known(&self) -> Vec<String> {
-        self.registry.live.all().iter().map(|entry| entry.row.id.clone()).collect()
+    fn instance_ids(&self) -> Vec<String> {
+        self.registry.cache.all().iter().map(|entry| entry.row.id.clone()).collect()
     }
 
-    async fn settle(&self) {
-        instance::settle(self.registry.clone()).await;
+    async fn reconcile(&self) {
+        instance::reconcile(self.registry.clone()).await;
     }
 }
 
 #[tokio::test]
-async fn an_instance_whose_removal_was_not_told_is_reached_no_more() {
-    let bench = Bench::new().await;
+async fn an_instance_whose_removal_has_an_unknown_outcome_is_no_longer_routed() {
+    let bench = Fixture::new().await;
     for is_late in [false, true] {
         assert_eq!(bench.register().await, None);
-        let id = bench.known().concat();
-        let unsure = if is_late { &bench.store.is_late } else { &bench.store.is_unsure };
+        let id = bench.instance_ids().concat();
+        let unsure = if is_late { &bench.store.delay_next_commit } else { &bench.store.drop_next_acknowledgement };
         unsure.store(true, Ordering::SeqCst);
         assert_eq!(bench.remove(&id).await, Some(&STORE_UNAVAILABLE));
         if is_late {
-            bench.settle().await;
-            assert_eq!(bench.known(), [&*id], "it is still there");
-            bench.store.make_late().await;
+            bench.reconcile().await;
+            assert_eq!(bench.instance_ids(), [&*id], "it is still there");
+            bench.store.apply_delayed().await;
         }
-        bench.settle().await;
-        assert_eq!(bench.known(), [""; 0]);
+        bench.reconcile().await;
+        assert_eq!(bench.instance_ids(), [""; 0]);
         bench.clock.advance(120);
-        bench.settle().await;
-        assert!(bench.registry.doubtful.lock().unwrap().is_empty());
+        bench.reconcile().await;
+        assert!(bench.registry.indeterminate.lock().unwrap().is_empty());
     }
 }
 
 #[tokio::test]
-async fn an_instance_whose_registration_was_not_told_is_reached() {
-    let bench = Bench::new().await;
-    bench.store.is_unsure.store(true, Ordering::SeqCst);
+async fn an_instance_whose_registration_has_an_unknown_outcome_is_routed() {
+    let bench = Fixture::new().await;
+    bench.store.drop_next_acknowledgement.store(true, Ordering::SeqCst);
     assert_eq!(bench.register().await, Some(&STORE_UNAVAILABLE));
-    bench.settle().await;
-    assert_eq!(bench.known().len(), 1);
+    bench.reconcile().await;
+    assert_eq!(bench.instance_ids().len(), 1);
 }
 
 #[tokio::test]
 async fn an_instance_is_removed_after_three_whole_silent_intervals_and_not_a_check_before() {
     for interval in [1_u32, 2, 4, 5] {
-        let bench = Bench::new().await;
+        let bench = Fixture::new().await;
         let url = "http://127.0.0.1:9".into();
         let request = RegisterInstanceRequest { url, heartbeat_seconds: Some(interval), ..Default::default() };
         let beat = async || instance::register(bench.cx(), Body(request.clone())).await.map(|_| ()).unwrap();
-        let look = async || {
+        let check = async || {
             instance::remove_silent(bench.registry.clone()).await;
-            bench.known().len()
+            bench.instance_ids().len()
         };
         // Checks are a little more than a second apart, and heartbeats come shortly before them.
         beat().await;
-        look().await;
+        check().await;
         for _ in 0..20 {
             bench.clock.advance_ms(910);
             beat().await;
             bench.clock.advance_ms(100);
-            assert_eq!(look().await, 1, "it sends a heartbeat every second");
+            assert_eq!(check().await, 1, "it sends a heartbeat every second");
         }
         let mut silent_ms = 100;
-        while look().await == 1 && silent_ms < 100_000 {
+        while check().await == 1 && silent_ms < 100_000 {
             bench.clock.advance_ms(1010);
             silent_ms += 1010;
         }

@@ -12,7 +12,7 @@ use openorch_store::{Cursor, Filter, Query, Table};
 
 use crate::user::shared::{accounts::Accounts, settings::AuditSettings};
 
-const PAGE: u64 = 100;
+const DEFAULT_PAGE_SIZE: u64 = 100;
 
 pub struct AuditLog {
     platform: Platform,
@@ -28,28 +28,28 @@ pub async fn list(cx: Cx<AuditLog>, Body(request): Body<ListAuditRequest>) -> Re
         None => false,
     };
     // Both queries have the same order, so their first pages contain the first entries of the union.
-    let (mut found, mut goes_on, mut most) = (Vec::new(), false, usize::MAX);
-    for query in asked(request, is_id)? {
+    let (mut found, mut has_more, mut most) = (Vec::new(), false, usize::MAX);
+    for query in queries(request, is_id)? {
         let page = cx.entries.page(&query).await?;
         found.extend(page.items.into_iter().map(|row| row.value));
         most = query.limit.map_or(most, |limit| limit as usize);
-        goes_on |= page.next.is_some();
+        has_more |= page.next.is_some();
     }
     found.sort_by(|a, b| b.at.cmp(&a.at).then_with(|| b.id.cmp(&a.id)));
     found.dedup_by(|a, b| a.id == b.id);
-    goes_on |= found.len() > most;
+    has_more |= found.len() > most;
     found.truncate(most);
     let next = found
         .last()
-        .filter(|_| goes_on)
+        .filter(|_| has_more)
         .map(|last| Cursor { values: vec![last.at.to_string().into()], id: Some(last.id.clone()) });
     let next = next.as_ref().map(crate::query::to_wire).unwrap_or_default();
     Ok(Json(ListAuditResponse { entries: found, next }))
 }
 
 /// The queries of a request, whose results are merged. `is_id`: the actor is an account id, not a slug.
-pub fn asked(request: ListAuditRequest, is_id: bool) -> Result<Vec<Query>> {
-    let limit = request.limit.filter(|limit| *limit > 0).unwrap_or(PAGE);
+pub fn queries(request: ListAuditRequest, is_id: bool) -> Result<Vec<Query>> {
+    let limit = request.limit.filter(|limit| *limit > 0).unwrap_or(DEFAULT_PAGE_SIZE);
     let actor = request.actor.map(|actor| (if is_id { "actorId" } else { "actorSlug" }, actor));
     let named = request.operation.map(|operation| ("operation", operation)).into_iter().chain(actor);
     let mut query = Query::all().descending("at").limit(limit);
@@ -65,7 +65,7 @@ pub fn asked(request: ListAuditRequest, is_id: bool) -> Result<Vec<Query>> {
     if from.is_some() || until.is_some() {
         query = query.filter(Filter::range("at", from, until));
     }
-    query.after = crate::query::place_of(request.after)?;
+    query.after = crate::query::cursor_by_field(request.after)?;
     let Some(target) = request.target.filter(|target| !target.is_empty()) else { return Ok(vec![query]) };
     // Entries of older versions have only `target`, and users may search for its whole text.
     Ok(vec![query.clone().intersects("targets", [target.as_str()]), query.equals("target", target)])
@@ -88,18 +88,18 @@ impl AuditLog {
 }
 
 /// Writes aggregated entries and limits the size of the log.
-pub async fn write_gathered(log: Arc<AuditLog>) {
-    log.platform.audit.write_gathered(false).await;
-    if let Err(error) = log.platform.audit.remove_beyond(log.settings.max_entries).await {
+pub async fn write_aggregated(log: Arc<AuditLog>) {
+    log.platform.audit.flush_aggregated(false).await;
+    if let Err(error) = log.platform.audit.trim_to(log.settings.max_entries).await {
         tracing::warn!("cannot remove the oldest entries of the oversized audit log, retrying: {error}");
     }
 }
 
 pub async fn remove_old(log: Arc<AuditLog>) {
-    if !log.platform.ages.may_end(log.settings.retention) {
+    if !log.platform.expiry.may_expire(log.settings.retention) {
         return;
     }
-    if let Err(error) = log.platform.audit.remove_older(log.settings.retention).await {
+    if let Err(error) = log.platform.audit.remove_older_than(log.settings.retention).await {
         tracing::warn!("cannot remove old entries of the audit log, retrying: {error}");
     }
 }

@@ -16,7 +16,7 @@ use crate::user::shared::rows::{CLOCK_GRACE, ClockGraceRow};
 
 const ID: &str = "grace";
 /// Maximum difference between the stored and the remaining grace period, in seconds.
-const STORED_EVERY: u64 = 3600;
+const STORE_INTERVAL: u64 = 3600;
 
 /// The grace period left when the daemon stopped, to the hour.
 pub async fn stored(store: &Arc<dyn Store>) -> Result<Duration> {
@@ -39,9 +39,9 @@ impl ClockGrace {
 }
 
 pub async fn watch(grace: Arc<ClockGrace>) {
-    grace.platform.ages.look();
-    let (left, stored) = (grace.platform.ages.grace_left().as_secs(), grace.stored.load(Ordering::Relaxed));
-    if left.abs_diff(stored) < STORED_EVERY && (left > 0) == (stored > 0) {
+    grace.platform.expiry.check_clock();
+    let (left, stored) = (grace.platform.expiry.remaining().as_secs(), grace.stored.load(Ordering::Relaxed));
+    if left.abs_diff(stored) < STORE_INTERVAL && (left > 0) == (stored > 0) {
         return;
     }
     let written = async {

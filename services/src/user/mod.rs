@@ -22,7 +22,7 @@ mod store_tests;
 use std::{sync::Arc, time::Duration};
 
 use openorch_api::{Body, Path, Query, user as api};
-use openorch_chassis::{Mounted, Service};
+use openorch_chassis::{BuiltService, ServiceBuilder};
 use openorch_store::Collection;
 
 pub use self::{
@@ -82,37 +82,41 @@ static COLLECTIONS: &[&Collection] = &[
 ];
 
 /// The operations, each bound to its handler with the state of its part.
-pub fn service(users: Arc<Users>) -> Mounted {
+pub fn service(users: Arc<Users>) -> BuiltService {
     let (authz, authn, directory) = (users.authz.clone(), users.authn.clone(), users.directory.clone());
     let (audit, clock_grace) = (users.audit.clone(), users.clock_grace.clone());
     let (codes, sessions, tokens) = (authn.codes.clone(), authn.sessions.clone(), authn.tokens.clone());
-    Service::new(api::SERVICE.slug, users)
-        .every(Duration::from_secs(1), "reconcile rules, keys and accounts", Users::settle)
-        .part(clock_grace)
+    ServiceBuilder::new(api::SERVICE.slug, users)
+        .every(Duration::from_secs(1), "reconcile rules, keys and accounts", Users::reconcile)
+        .with_state(clock_grace)
         .every(Duration::from_secs(1), "watch the clock", clock_grace::watch)
-        .part(authn)
+        .with_state(authn)
         .on(api::LOGIN, sign_in::login)
         .on(api::EXCHANGE_TOKEN, sign_in::exchange)
         .on(api::REFRESH_TOKEN, sign_in::refresh)
         .on(api::SEND_OTP, send::send)
-        .on(api::SEND_OWN_OTP, send::send_own)
+        .on(api::SEND_OWN_OTP, send::send_to_caller)
         .on(api::CHANGE_PASSWORD, change::change_password)
         .on_owned(
             api::REVOKE_TOKENS,
-            |cx, Body(request)| cx.account_named(request.user_id.as_deref()),
+            |cx, Body(request)| cx.account_or_caller(request.user_id.as_deref()),
             revoke::revoke_tokens,
         )
-        .on_owned(api::LIST_SESSIONS, |cx, Query(request)| cx.account_named(request.user_id.as_deref()), revoke::list)
+        .on_owned(
+            api::LIST_SESSIONS,
+            |cx, Query(request)| cx.account_or_caller(request.user_id.as_deref()),
+            revoke::list,
+        )
         .on_owned_in_store(api::REVOKE_SESSION, |cx, Path(id)| Box::pin(revoke::owner(cx, id)), revoke::revoke)
-        .part(sessions)
-        .every(Duration::from_secs(60), "store the last use of sessions", live::note_uses)
-        .part(codes)
-        .every(Duration::from_secs(600), "remove expired codes", codes::Codes::forget_codes)
-        .part(tokens)
+        .with_state(sessions)
+        .every(Duration::from_secs(60), "store the last use of sessions", live::flush_last_used)
+        .with_state(codes)
+        .every(Duration::from_secs(600), "remove expired codes", codes::OtpCodes::remove_expired)
+        .with_state(tokens)
         .on(api::GET_PUBLIC_KEY, keys::public_key)
         .on(api::GET_KEY_SET, keys::key_set)
         .on(api::ROTATE_KEY, keys::rotate_key)
-        .part(authz)
+        .with_state(authz)
         .on(api::IS_AUTHORIZED, check::is_authorized)
         .on(api::GET_ROLES, role::list)
         .on(api::CREATE_ROLE, role::create)
@@ -135,7 +139,7 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::LIST_DELEGATIONS, delegation::list)
         .on(api::DELETE_DELEGATION, delegation::delete)
         .on(api::HAS_PERMISSION, check::has)
-        .part(directory)
+        .with_state(directory)
         .on(api::REGISTER, registration::register)
         .on_condition(api::LIST_APPS, app::may_list, app::list)
         .on(api::READ_APP, app::read)
@@ -157,36 +161,36 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::LIST_ORGANIZATIONS, organization::list)
         .on_condition_in_store(
             api::DELETE_ORGANIZATION,
-            |cx, Path(id)| Box::pin(organization::is_admin_of(cx, id)),
+            |cx, Path(id)| Box::pin(organization::require_admin_of(cx, id)),
             organization::delete,
         )
         .on(api::RELEASE_ORGANIZATION_ID, organization::release_id)
         .on_condition_in_store(
             api::LIST_MEMBERS,
-            |cx, (Path(id), _)| Box::pin(organization::is_member_of(cx, id)),
+            |cx, (Path(id), _)| Box::pin(organization::require_member_of(cx, id)),
             organization::members,
         )
         .on_condition_in_store(
             api::ADD_USER_TO_ORGANIZATION,
-            |cx, (Path(id), _)| Box::pin(organization::is_admin_of(cx, id)),
+            |cx, (Path(id), _)| Box::pin(organization::require_admin_of(cx, id)),
             organization::add_user,
         )
         .on_condition_in_store(
             api::SAVE_MEMBERSHIP,
-            |cx, (Path(id), ..)| Box::pin(organization::is_admin_of(cx, id)),
+            |cx, (Path(id), ..)| Box::pin(organization::require_admin_of(cx, id)),
             organization::save_membership,
         )
         .on_condition_in_store(
             api::REMOVE_USER_FROM_ORGANIZATION,
-            |cx, (Path(id), Path(user_id))| Box::pin(organization::is_admin_or_itself(cx, id, user_id)),
+            |cx, (Path(id), Path(user_id))| Box::pin(organization::require_admin_or_self(cx, id, user_id)),
             organization::remove_user,
         )
         .on(api::CREATE_INVITATION, invitation::create)
         .on(api::LIST_INVITATIONS, invitation::list)
         .on(api::REVOKE_INVITATION, invitation::revoke)
-        .part(audit)
+        .with_state(audit)
         .on(api::LIST_AUDIT, audit::list)
-        .every(Duration::from_secs(1), "write aggregated refusals to the audit log", audit::write_gathered)
+        .every(Duration::from_secs(1), "write aggregated refusals to the audit log", audit::write_aggregated)
         .every(Duration::from_secs(3600), "remove old entries of the audit log", audit::remove_old)
-        .mount()
+        .build()
 }

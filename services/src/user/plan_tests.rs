@@ -5,25 +5,25 @@ use openorch_api::user::{GetUsersRequest, ListAuditRequest};
 use openorch_chassis::audit::ENTRIES;
 use openorch_store::{
     Collection, Cursor, Index, Query,
-    explain::{OnPostgres, on_sqlite},
+    explain::{PostgresExplainer, explain_on_sqlite},
 };
 use serde_json::{Value, json};
 
 use super::{
     audit,
-    directory::users::sought,
+    directory::users::account_query,
     shared::rows::{USERS, search_prefixes},
 };
 
 const BY_SEARCH: &str = "s_userSvcUsers(searchPrefixes/createdAt)";
 const BY_AGE: &str = "ix userSvcUsers(createdAt)";
 
-fn asked(body: Value) -> Query {
-    sought(&serde_json::from_value::<GetUsersRequest>(body).unwrap(), None, None).unwrap()
+fn user_query(body: Value) -> Query {
+    account_query(&serde_json::from_value::<GetUsersRequest>(body).unwrap(), None, None).unwrap()
 }
 
 /// Queries of admins, and the index that must be used: a secondary index or the primary key.
-fn shapes() -> Vec<(Query, &'static str)> {
+fn account_queries() -> Vec<(Query, &'static str)> {
     let further = |query: Query| {
         let after = Cursor { values: vec![json!("2026-01-01T00:00:01.000000Z")], id: Some("usr_1".into()) };
         query.after(after)
@@ -34,22 +34,22 @@ fn shapes() -> Vec<(Query, &'static str)> {
     vec![
         // One letter, which half of all accounts match; a whole name; words longer than the indexed prefix; several
         // words.
-        (asked(json!({ "search": "a" })), BY_SEARCH),
-        (asked(json!({ "search": "a", "order": "asc", "limit": 1000 })), BY_SEARCH),
-        (further(asked(json!({ "search": "a" }))), BY_SEARCH),
-        (asked(json!({ "search": "Ann 17" })), BY_SEARCH),
-        (asked(json!({ "search": "nobody-is-called-so" })), BY_SEARCH),
-        (asked(json!({})), BY_AGE),
-        (further(asked(json!({ "query": { "limit": 50 } }))), BY_AGE),
-        (asked(json!({ "orderBy": "updatedAt" })), "ix userSvcUsers(updatedAt)"),
-        (asked(json!({ "ids": ["usr_1", "usr_2"] })), "key"),
-        (sought(&by_contact, owner(), None).unwrap(), "key"),
-        (sought(&by_search, None, owner()).unwrap(), "key"),
+        (user_query(json!({ "search": "a" })), BY_SEARCH),
+        (user_query(json!({ "search": "a", "order": "asc", "limit": 1000 })), BY_SEARCH),
+        (further(user_query(json!({ "search": "a" }))), BY_SEARCH),
+        (user_query(json!({ "search": "Ann 17" })), BY_SEARCH),
+        (user_query(json!({ "search": "nobody-is-called-so" })), BY_SEARCH),
+        (user_query(json!({})), BY_AGE),
+        (further(user_query(json!({ "query": { "limit": 50 } }))), BY_AGE),
+        (user_query(json!({ "orderBy": "updatedAt" })), "ix userSvcUsers(updatedAt)"),
+        (user_query(json!({ "ids": ["usr_1", "usr_2"] })), "key"),
+        (account_query(&by_contact, owner(), None).unwrap(), "key"),
+        (account_query(&by_search, None, owner()).unwrap(), "key"),
     ]
 }
 
 /// The collection without its search index.
-fn unsearchable() -> Collection {
+fn without_search_index() -> Collection {
     let others: Vec<Index> =
         USERS.indexes.iter().filter(|index| !format!("{index:?}").contains("searchPrefixes")).copied().collect();
     Collection { indexes: Vec::leak(others), ..USERS }
@@ -57,15 +57,15 @@ fn unsearchable() -> Collection {
 
 #[test]
 fn sqlite_answers_pages_of_accounts_from_an_index() {
-    for (query, index) in shapes() {
-        let shown = on_sqlite(&USERS, &query).unwrap();
+    for (query, index) in account_queries() {
+        let shown = explain_on_sqlite(&USERS, &query).unwrap();
         let index = if index == "key" { "(id=?)" } else { index };
         // SQLite calls it a scan to walk an index in order without a filter.
         let scans = shown.contains("SCAN") && !shown.contains(&format!("USING INDEX {index}"));
         let sorts = shown.contains("TEMP B-TREE") && index != "(id=?)";
         assert!(shown.contains(index) && !scans && !sorts, "{query:?}: {shown}");
     }
-    let shown = on_sqlite(&unsearchable(), &asked(json!({ "search": "a" }))).unwrap();
+    let shown = explain_on_sqlite(&without_search_index(), &user_query(json!({ "search": "a" }))).unwrap();
     assert!(!shown.contains("SEARCH"), "the check would detect a missing index: {shown}");
 }
 
@@ -79,24 +79,24 @@ async fn postgres_answers_pages_of_accounts_from_an_index() {
         (format!("usr_{n}"), body.to_string())
     };
     let accounts: Vec<_> = (0..5000).map(account).collect();
-    let Some(bench) = OnPostgres::new("accounts", USERS, &accounts).await else { return };
-    for (query, index) in shapes() {
+    let Some(bench) = PostgresExplainer::new("accounts", USERS, &accounts).await else { return };
+    for (query, index) in account_queries() {
         let shown = bench.explain(&query).await;
         let index = if index == "key" { "c_userSvcUsers_pkey" } else { index };
         let sorts = shown.contains("Sort") && !index.ends_with("_pkey");
         assert!(shown.contains(index) && !shown.contains("Seq Scan") && !sorts, "{query:?}: {shown}");
     }
-    bench.end().await;
-    let Some(bench) = OnPostgres::new("unsearchable", unsearchable(), &accounts).await else { return };
-    let shown = bench.explain(&asked(json!({ "search": "a" }))).await;
+    bench.drop_schema().await;
+    let Some(bench) = PostgresExplainer::new("unsearchable", without_search_index(), &accounts).await else { return };
+    let shown = bench.explain(&user_query(json!({ "search": "a" }))).await;
     assert!(!shown.contains(BY_SEARCH), "the check would detect a missing index: {shown}");
-    bench.end().await;
+    bench.drop_schema().await;
 }
 
 /// Queries of the audit log, and the index that must provide their order.
-fn audit_shapes() -> Vec<(Query, &'static str)> {
+fn audit_queries() -> Vec<(Query, &'static str)> {
     let by = |body: Value, is_id: bool, way: usize| {
-        audit::asked(serde_json::from_value::<ListAuditRequest>(body).unwrap(), is_id).unwrap().swap_remove(way)
+        audit::queries(serde_json::from_value::<ListAuditRequest>(body).unwrap(), is_id).unwrap().swap_remove(way)
     };
     let asked = |body: Value, is_id: bool| by(body, is_id, 0);
     vec![
@@ -114,9 +114,10 @@ fn audit_shapes() -> Vec<(Query, &'static str)> {
 
 #[test]
 fn sqlite_answers_pages_of_the_audit_log_from_an_index() {
-    for (query, index) in audit_shapes() {
+    for (query, index) in audit_queries() {
         // The scans of subqueries read only rows found by the index, no more than a page.
-        let shown = on_sqlite(&ENTRIES, &query).unwrap().replace("SCAN (subquery-1)", "").replace("SCAN t;", "");
+        let shown =
+            explain_on_sqlite(&ENTRIES, &query).unwrap().replace("SCAN (subquery-1)", "").replace("SCAN t;", "");
         let scans = shown.contains("SCAN") && !shown.contains(&format!("USING INDEX {index}"));
         assert!(shown.contains(index) && !scans && !shown.contains("TEMP B-TREE"), "{query:?}: {shown}");
     }
@@ -131,10 +132,10 @@ async fn postgres_answers_pages_of_the_audit_log_from_an_index() {
         (format!("aud_{n}"), body.to_string())
     };
     let entries: Vec<_> = (0..5000).map(entry).collect();
-    let Some(bench) = OnPostgres::new("audit", ENTRIES, &entries).await else { return };
-    for (query, index) in audit_shapes().into_iter().take(4) {
+    let Some(bench) = PostgresExplainer::new("audit", ENTRIES, &entries).await else { return };
+    for (query, index) in audit_queries().into_iter().take(4) {
         let shown = bench.explain(&query).await;
         assert!(shown.contains(index) && !shown.contains("Seq Scan"), "{query:?}: {shown}");
     }
-    bench.end().await;
+    bench.drop_schema().await;
 }

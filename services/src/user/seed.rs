@@ -16,7 +16,7 @@ use openorch_store::{Batch, Query, Store, Table};
 use crate::user::{
     audit::AuditLog,
     authn::{
-        otp::codes::Codes,
+        otp::codes::OtpCodes,
         passwords::{
             check::Passwords,
             default_password::{DEFAULT_ADMIN_PASSWORD, DefaultPassword},
@@ -28,17 +28,17 @@ use crate::user::{
         tokens::{
             jwt::KeyRing,
             keys::Tokens,
-            stored_keys::{make_key, open_keys},
+            stored_keys::{generate_key, load_keys},
         },
     },
     authz::{
         rows::{PermissionLinkRow, PermissionRow, ROLE_LINKS, RoleLinkRow, RoleRow},
-        rules::{Change, Rules, tables::RuleTables},
+        rules::{AccessRules, Change, tables::RuleTables},
         state::Authz,
     },
     clock_grace::ClockGrace,
     directory::state::Directory,
-    migrations::{contacts::unfold_contacts, orphaned_roles::remove_orphaned_roles},
+    migrations::{contacts::restore_contact_tags, orphaned_roles::remove_orphaned_roles},
     shared::{
         accounts::{ADMIN_SLUG, Accounts},
         commits::Commits,
@@ -50,7 +50,7 @@ use crate::user::{
 };
 
 /// Maximum number of admins named in an error.
-const SHOWN: usize = 5;
+const MAX_ADMINS_SHOWN: usize = 5;
 
 const BUILT_IN_ROLES: &[(&str, &str, &str)] = &[
     (role::ADMIN, "Admin", "Has all permissions of the daemon."),
@@ -60,7 +60,7 @@ const BUILT_IN_ROLES: &[(&str, &str, &str)] = &[
 /// The result of seeding: an admin, a signing key and the access rules exist.
 pub struct Seeded {
     keys: KeyRing,
-    rules: Rules,
+    rules: AccessRules,
     loopback_only: bool,
     /// The admin has the default password, so only this machine is served.
     pub has_default_password: bool,
@@ -75,23 +75,24 @@ pub async fn seed(
     loopback_only: bool,
 ) -> Result<Seeded, StartError> {
     let settings: UserSettings = platform.settings()?;
-    let (admin_rules, network) = (PasswordRules::of(&settings, loopback_only), PasswordRules::of(&settings, false));
-    let seeding = Seeding { platform: platform.clone(), now: platform.now(), network };
-    let (keys, batch, was_empty) = match open_keys(platform).await? {
+    let (admin_rules, network) =
+        (PasswordRules::from_settings(&settings, loopback_only), PasswordRules::from_settings(&settings, false));
+    let seeding = Seeder { platform: platform.clone(), now: platform.now(), network };
+    let (keys, batch, was_empty) = match load_keys(platform).await? {
         Some((keys, batch)) => (keys, batch, false),
         None => {
-            let (keys, batch) = make_key(platform)?;
-            (keys, seeding.make_admin(admin_password.clone(), admin_rules, batch)?, true)
+            let (keys, batch) = generate_key(platform)?;
+            (keys, seeding.create_admin(admin_password.clone(), admin_rules, batch)?, true)
         }
     };
     let rules = seeding.complete_rules(batch).await?;
     if was_empty {
         platform.store.mark_seeded().await?;
     }
-    unfold_contacts(&platform.store, platform.now()).await?;
+    restore_contact_tags(&platform.store, platform.now()).await?;
     remove_orphaned_roles(&platform.store, platform.now()).await?;
     let given = if was_empty { None } else { admin_password };
-    let has_default_password = seeding.settle_admin_password(given, admin_rules).await?;
+    let has_default_password = seeding.apply_admin_password(given, admin_rules).await?;
     Ok(Seeded { keys, rules, loopback_only: loopback_only || has_default_password, has_default_password })
 }
 
@@ -112,7 +113,7 @@ pub async fn open(
     authz.register_metrics();
     let authn = Arc::new(Authn {
         passwords: Passwords::open(platform, default_password, loopback_only, &settings).await?,
-        codes: Arc::new(Codes::new(platform, accounts.clone())),
+        codes: Arc::new(OtpCodes::new(platform, accounts.clone())),
         sessions: Arc::new(Sessions::new(platform, commits.clone(), hooks.presence.clone(), &settings)),
         tokens: Arc::new(Tokens::new(platform, keys, &settings)),
         delegated_token_lifetime: settings.delegated_token_lifetime,
@@ -149,7 +150,8 @@ pub async fn reset_admin_password(
     if let Some(admin) = admins.iter().find(|admin| admin.value.slug == slug) {
         return set_admin_password(&store, &admin.id, password, &network, Time(clock.now())).await;
     }
-    let names: Vec<String> = admins.iter().take(SHOWN).map(|admin| format!("`{}`", admin.value.slug)).collect();
+    let names: Vec<String> =
+        admins.iter().take(MAX_ADMINS_SHOWN).map(|admin| format!("`{}`", admin.value.slug)).collect();
     Err(StartError(match names.as_slice() {
         [] => "there is no admin in this data directory: no daemon was started with it, or it is not the right one"
             .to_owned(),
@@ -176,26 +178,26 @@ async fn set_admin_password(
     Ok(())
 }
 
-struct Seeding {
+struct Seeder {
     platform: Platform,
     now: Time,
     network: PasswordRules,
 }
 
-impl Seeding {
-    fn make_admin(&self, password: Option<String>, rules: PasswordRules, batch: Batch) -> Result<Batch, StartError> {
+impl Seeder {
+    fn create_admin(&self, password: Option<String>, rules: PasswordRules, batch: Batch) -> Result<Batch, StartError> {
         let password = match password {
-            Some(password) => refuse_weak(rules, password)?,
+            Some(password) => check_admin_password(rules, password)?,
             None => DEFAULT_ADMIN_PASSWORD.to_owned(),
         };
-        let (id, batch) = self.make_account(ADMIN_SLUG, "Admin", role::ADMIN, batch)?;
+        let (id, batch) = self.create_account(ADMIN_SLUG, "Admin", role::ADMIN, batch)?;
         let is_default = password == DEFAULT_ADMIN_PASSWORD;
         let row = PasswordRow::hashed_now(&password, is_default, &self.network, self.now)?;
         let passwords: Table<PasswordRow> = self.platform.table(&PASSWORDS);
         Ok(batch.with(passwords.create(&id, &row)?))
     }
 
-    fn make_account(&self, slug: &str, name: &str, role: &str, batch: Batch) -> Result<(String, Batch), StartError> {
+    fn create_account(&self, slug: &str, name: &str, role: &str, batch: Batch) -> Result<(String, Batch), StartError> {
         let user = UserRow {
             id: self.platform.ids.next("usr"),
             slug: slug.to_owned(),
@@ -217,8 +219,8 @@ impl Seeding {
 
     /// Adds missing accounts of built-in services, roles and permissions, commits, and returns the rules. Existing
     /// permissions keep the roles that an operator linked or unlinked.
-    async fn complete_rules(&self, mut batch: Batch) -> Result<Rules, StartError> {
-        let mut rules = Rules::read(&self.platform.store).await?;
+    async fn complete_rules(&self, mut batch: Batch) -> Result<AccessRules, StartError> {
+        let mut rules = AccessRules::read(&self.platform.store).await?;
         let mut owners = HashMap::new();
         for service in openorch_api::SERVICES {
             let (id, with_account) = self.service_account(service, batch).await?;
@@ -268,14 +270,14 @@ impl Seeding {
     }
 
     /// Whether the admin has the default password, after replacing it if another is given.
-    async fn settle_admin_password(&self, given: Option<String>, rules: PasswordRules) -> Result<bool, StartError> {
+    async fn apply_admin_password(&self, given: Option<String>, rules: PasswordRules) -> Result<bool, StartError> {
         let users: Table<UserRow> = self.platform.table(&USERS);
         let passwords: Table<PasswordRow> = self.platform.table(&PASSWORDS);
         let Some(admin) = users.first(&Query::all().equals("slug", ADMIN_SLUG)).await? else { return Ok(false) };
         let Some(stored) = passwords.get(&admin.id).await? else { return Ok(false) };
         match given {
             Some(password) if stored.value.is_default && password != DEFAULT_ADMIN_PASSWORD => {
-                let password = refuse_weak(rules, password)?;
+                let password = check_admin_password(rules, password)?;
                 set_admin_password(&self.platform.store, &admin.id, &password, &self.network, self.now).await?;
                 return Ok(false);
             }
@@ -297,13 +299,13 @@ impl Seeding {
         let users: Table<UserRow> = self.platform.table(&USERS);
         match users.find(&Query::all().equals("slug", service.slug)).await?.into_iter().next() {
             Some(found) => Ok((found.value.id, batch)),
-            None => self.make_account(service.slug, service.name, role::USER, batch),
+            None => self.create_account(service.slug, service.name, role::USER, batch),
         }
     }
 }
 
 /// The default password is exempt from the rules, since the daemon then serves only this machine.
-fn refuse_weak(rules: PasswordRules, password: String) -> Result<String, StartError> {
+fn check_admin_password(rules: PasswordRules, password: String) -> Result<String, StartError> {
     if password != DEFAULT_ADMIN_PASSWORD {
         rules.check(&password).map_err(|error| StartError(format!("OPENORCH_ADMIN_PASSWORD: {error}")))?;
     }

@@ -41,22 +41,22 @@ impl Users {
 
     /// Reconciles rules, keys and accounts after commits of unknown outcome, and completes the deletion of roles. Runs
     /// once a second.
-    pub(super) async fn settle(users: Arc<Users>) {
-        if users.commits.is_doubtful() {
-            users.authn.sessions.cache.forget_all();
+    pub(super) async fn reconcile(users: Arc<Users>) {
+        if users.commits.is_indeterminate() {
+            users.authn.sessions.cache.clear();
         }
-        if let Err(error) = users.authz.settle_rules().await {
+        if let Err(error) = users.authz.reconcile_rules().await {
             tracing::warn!("cannot read the rules from the store: {error:?}");
         }
-        if let Err(error) = users.authn.tokens.settle().await {
+        if let Err(error) = users.authn.tokens.reconcile().await {
             tracing::warn!("cannot read the signing keys from the store: {error:?}");
         }
-        if let Err(error) = users.authn.passwords.default_password.settle(&users.authn.passwords.rows).await {
+        if let Err(error) = users.authn.passwords.default_password.reconcile(&users.authn.passwords.rows).await {
             tracing::warn!("cannot read the admin's password from the store: {error:?}");
         }
-        if let Err(error) = users.directory.settle().await {
+        if let Err(error) = users.directory.reconcile().await {
             tracing::warn!("cannot read the accounts from the store: {error:?}");
         }
-        users.authz.clear_roles().await;
+        users.authz.remove_deleted_roles().await;
     }
 }

@@ -32,7 +32,7 @@ use super::{
     audit::remove_old,
     authn::{
         otp::send,
-        passwords::hasher::hash_now,
+        passwords::hasher::hash_blocking,
         rows::{OTPS, PasswordRow, SESSIONS},
         sessions::live,
         sign_in,
@@ -48,14 +48,14 @@ use super::{
     clock_grace::watch,
     collections,
     directory::{contact, organization, profile, registration, state::Directory, users},
-    migrations::contacts::unfold_contacts,
+    migrations::contacts::restore_contact_tags,
     open, seed,
     shared::rows::{CONTACTS, ContactRow, MIGRATIONS},
     stored_clock_grace,
 };
 use crate::{
-    test_platform::{self, Letters},
-    unsure::Unsure,
+    indeterminate_store::IndeterminateStore,
+    test_platform::{self, RecordingMailer},
 };
 
 /// A part of the service, for calling its handlers.
@@ -87,41 +87,41 @@ impl Part for Directory {
     }
 }
 
-struct Bench {
+struct Fixture {
     users: Arc<Users>,
-    store: Arc<Unsure>,
+    store: Arc<IndeterminateStore>,
     clock: Arc<ManualClock>,
-    post: Arc<Letters>,
+    post: Arc<RecordingMailer>,
     default_password: Arc<AtomicBool>,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
-impl Bench {
-    async fn new() -> Bench {
-        Bench::with(OPEN, Hooks::default()).await
+impl Fixture {
+    async fn new() -> Fixture {
+        Fixture::with(OPEN_REGISTRATION, Hooks::default()).await
     }
 
-    async fn with(settings: &[(&str, &str)], hooks: Hooks) -> Bench {
-        let folder = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(folder.path(), SqliteOptions::default()).unwrap();
-        let store = Unsure::before(store);
+    async fn with(settings: &[(&str, &str)], hooks: Hooks) -> Fixture {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(directory.path(), SqliteOptions::default()).unwrap();
+        let store = IndeterminateStore::wrap(store);
         let clock = test_platform::clock();
-        let (post, default_password): (Arc<Letters>, Arc<AtomicBool>) = Default::default();
+        let (post, default_password): (Arc<RecordingMailer>, Arc<AtomicBool>) = Default::default();
         let users =
             start_with(store.clone(), clock.clone(), post.clone(), default_password.clone(), settings, hooks).await;
-        Bench { users, store, clock, post, default_password, _folder: folder }
+        Fixture { users, store, clock, post, default_password, _directory: directory }
     }
 
-    fn unsure(&self) {
-        self.store.is_unsure.store(true, Ordering::SeqCst);
+    fn make_next_commit_indeterminate(&self) {
+        self.store.drop_next_acknowledgement.store(true, Ordering::SeqCst);
     }
 
-    fn meanwhile(&self, write: Write) {
-        *self.store.meanwhile.lock().unwrap() = write.into();
+    fn write_before_next_commit(&self, write: Write) {
+        *self.store.concurrent_write.lock().unwrap() = write.into();
     }
 
     /// A call with this token, or without a caller if it is empty.
-    async fn by<P: Part>(&self, token: &str) -> Cx<P> {
+    async fn cx_with_token<P: Part>(&self, token: &str) -> Cx<P> {
         let caller = match token {
             "" => None,
             token => Some(self.users.authn.authenticate(token).await.unwrap()),
@@ -134,7 +134,7 @@ impl Bench {
             caller,
             request_id: "".into(),
             client_ip: Ipv4Addr::LOCALHOST.into(),
-            from_this_machine: true,
+            is_local: true,
             headers: DeclaredHeaders::default(),
             large_body: false,
             calls: None,
@@ -147,17 +147,17 @@ impl Bench {
     /// Registers an account, with the contact if not empty; returns its token and id.
     async fn register(&self, slug: &str, contact: ContactInput) -> (String, String) {
         let asked = json!({ "slug": slug, "password": "pass", "contact": contact });
-        let Json(answer) = registration::register(self.by("").await, body(asked)).await.unwrap();
+        let Json(answer) = registration::register(self.cx_with_token("").await, body(asked)).await.unwrap();
         (answer.token.token, answer.token.user_id)
     }
 
     /// Requests a code for a contact, with this token or without a session, and reads it from the mail.
     async fn code(&self, token: &str, contact: &str) -> ContactInput {
         self.clock.advance(120);
-        let (cx, asked) = (self.by::<Authn>(token).await, json!({ "contactId": contact }));
+        let (cx, asked) = (self.cx_with_token::<Authn>(token).await, json!({ "contactId": contact }));
         let answer = match token {
             "" => send::send(cx, body(asked)).await,
-            _ => send::send_own(cx, body(asked)).await,
+            _ => send::send_to_caller(cx, body(asked)).await,
         };
         let Json(sent) = answer.unwrap();
         let letter = self.post.0.lock().unwrap().pop().unwrap();
@@ -166,7 +166,7 @@ impl Bench {
     }
 
     /// A call by the admin.
-    async fn cx<P: Part>(&self) -> Cx<P> {
+    async fn admin_cx<P: Part>(&self) -> Cx<P> {
         let owner = self.users.directory.accounts.by_slug(ADMIN_SLUG).await.unwrap().unwrap();
         let caller = Caller {
             user_id: owner.id.into(),
@@ -187,16 +187,16 @@ fn body<T: DeserializeOwned>(body: Value) -> Body<T> {
 
 async fn start(store: Arc<dyn Store>) -> Arc<Users> {
     let clock = test_platform::clock();
-    start_with(store, clock, Arc::default(), Arc::default(), OPEN, Hooks::default()).await
+    start_with(store, clock, Arc::default(), Arc::default(), OPEN_REGISTRATION, Hooks::default()).await
 }
 
 /// Registration is open to all.
-const OPEN: &[(&str, &str)] = &[("OPENORCH_REGISTRATION", "open")];
+const OPEN_REGISTRATION: &[(&str, &str)] = &[("OPENORCH_REGISTRATION", "open")];
 
 async fn start_with(
     store: Arc<dyn Store>,
     clock: Arc<ManualClock>,
-    letters: Arc<Letters>,
+    letters: Arc<RecordingMailer>,
     default_password: Arc<AtomicBool>,
     settings: &[(&str, &str)],
     hooks: Hooks,
@@ -207,9 +207,9 @@ async fn start_with(
 }
 
 #[tokio::test]
-async fn a_role_that_more_have_than_one_batch_touches_is_taken_from_all_of_them() {
-    let bench = Bench::new().await;
-    let (users, cx) = (&bench.users.authz, bench.cx::<Authz>().await);
+async fn a_deleted_role_is_removed_from_more_accounts_than_fit_in_one_batch() {
+    let bench = Fixture::new().await;
+    let (users, cx) = (&bench.users.authz, bench.admin_cx::<Authz>().await);
     let id = || "user-svc:crowd".to_owned();
     let now = users.now();
     let row = RoleRow {
@@ -223,90 +223,98 @@ async fn a_role_that_more_have_than_one_batch_touches_is_taken_from_all_of_them(
     };
     let save = |row: RoleRow| users.change_rules(&CallAudit::NONE, |_| Ok((vec![Change::SaveRole(row)], Batch::new())));
     save(row.clone()).await.unwrap();
-    let links =
-        (0..openorch_store::MOST_TOUCHED + 5).map(|n| RoleLinkRow::new("unnamed", &format!("usr_{n}"), &id(), now));
+    let links = (0..openorch_store::MAX_ROWS_AFFECTED + 5)
+        .map(|n| RoleLinkRow::new("unnamed", &format!("usr_{n}"), &id(), now));
     let links: Vec<RoleLinkRow> = links.collect();
     for part in links.chunks(5000) {
         let creates = part.iter().map(|link| users.role_links.create(link.id(), link));
         users.platform.store.commit(creates.collect::<Result<Batch>>().unwrap()).await.unwrap();
     }
-    let held = async || users.role_links.count(&[Filter::equals("roleId", id())]).await.unwrap();
+    let count_links = async || users.role_links.count(&[Filter::equals("roleId", id())]).await.unwrap();
     // The daemon stops after the first step: no account has the role anymore, its id is still taken, and the next start
     // completes the deletion.
-    let gone = users.rules().without_role(&id());
-    users.change_rules(&CallAudit::NONE, |_| Ok((gone, Batch::new()))).await.unwrap();
+    let changes = users.rules().without_role(&id());
+    users.change_rules(&CallAudit::NONE, |_| Ok((changes, Batch::new()))).await.unwrap();
     let again = start(bench.store.clone()).await;
-    assert!(again.authz.rules().going.contains(&*id()) && !again.authz.rules().roles.contains_key(&*id()));
-    assert!(held().await > 0);
-    Users::settle(again.clone()).await;
-    assert_eq!(held().await, 0);
-    assert!(again.authz.rules().going.is_empty());
+    assert!(again.authz.rules().deleting.contains(&*id()) && !again.authz.rules().roles.contains_key(&*id()));
+    assert!(count_links().await > 0);
+    Users::reconcile(again.clone()).await;
+    assert_eq!(count_links().await, 0);
+    assert!(again.authz.rules().deleting.is_empty());
     // The whole operation.
-    users.clear_roles().await;
+    users.remove_deleted_roles().await;
     save(row).await.unwrap();
     for part in links.chunks(5000) {
         let creates = part.iter().map(|link| users.role_links.create(link.id(), link));
         users.platform.store.commit(creates.collect::<Result<Batch>>().unwrap()).await.unwrap();
     }
     role::delete(cx, Path(RoleId(id()))).await.unwrap();
-    assert_eq!(held().await, 0);
-    assert!(users.rules().going.is_empty(), "its id is free again");
+    assert_eq!(count_links().await, 0);
+    assert!(users.rules().deleting.is_empty(), "its id is free again");
 }
 
 #[tokio::test]
-async fn a_key_that_was_stored_signs_also_where_nobody_was_told_so() {
-    let bench = Bench::new().await;
-    let kid = || bench.users.authn.tokens.ring.load().current.verifying.public.kid.clone();
+async fn a_stored_key_signs_even_if_the_outcome_of_its_commit_is_unknown() {
+    let bench = Fixture::new().await;
+    let kid = || bench.users.authn.tokens.key_ring.load().current.verifying.public.kid.clone();
     let before = kid();
-    bench.store.is_unsure.store(true, Ordering::SeqCst);
-    let Json(keys) = keys::rotate_key(bench.cx().await, ()).await.unwrap();
+    bench.store.drop_next_acknowledgement.store(true, Ordering::SeqCst);
+    let Json(keys) = keys::rotate_key(bench.admin_cx().await, ()).await.unwrap();
     assert_eq!((keys.keys.len(), &keys.keys[0].kid), (2, &kid()));
     assert_ne!(kid(), before);
     let restarted = start(bench.store.clone()).await;
-    assert_eq!(restarted.authn.tokens.ring.load().current.verifying.public.kid, kid(), "the stored key is the same");
-    keys::rotate_key(bench.cx().await, ()).await.unwrap();
-    assert_eq!(bench.users.authn.tokens.ring.load().retired.len(), 2);
+    assert_eq!(
+        restarted.authn.tokens.key_ring.load().current.verifying.public.kid,
+        kid(),
+        "the stored key is the same"
+    );
+    keys::rotate_key(bench.admin_cx().await, ()).await.unwrap();
+    assert_eq!(bench.users.authn.tokens.key_ring.load().retired.len(), 2);
 }
 
 #[tokio::test]
-async fn who_lost_what_it_signs_in_with_is_refused_and_told_why() {
-    let bench = Bench::new().await;
+async fn a_credential_lost_during_sign_in_is_refused_with_the_reason() {
+    let bench = Fixture::new().await;
     let first = bench.code("", "ann@example.org").await;
     let (token, id) = bench.register("ann", first).await;
     let sign_in = async |asked: Value| {
-        let refused = sign_in::login(bench.by("").await, body(asked)).await.err().unwrap();
-        let told = (refused.code.id, refused.to_string());
+        let refused = sign_in::login(bench.cx_with_token("").await, body(asked)).await.err().unwrap();
+        let refusal = (refused.code.id, refused.to_string());
         let of_ann = [Filter::equals("userId", id.as_str())];
-        assert_eq!(bench.users.authn.sessions.rows.count(&of_ann).await.unwrap(), 1, "{told:?}");
-        told
+        assert_eq!(bench.users.authn.sessions.rows.count(&of_ann).await.unwrap(), 1, "{refusal:?}");
+        refusal
     };
     // Each is lost between the check and the creation of the session. The address of the sign-ins is already known.
-    sign_in::login(bench.by("").await, body(json!({ "slug": "ann", "password": "pass" }))).await.unwrap();
+    sign_in::login(bench.cx_with_token("").await, body(json!({ "slug": "ann", "password": "pass" }))).await.unwrap();
     let mut row = bench.users.authn.passwords.rows.get(&id).await.unwrap().unwrap().value;
-    row.hash = hash_now("another").unwrap();
-    bench.meanwhile(bench.users.authn.passwords.rows.replace(&id, &row, None).unwrap());
+    row.hash = hash_blocking("another").unwrap();
+    bench.write_before_next_commit(bench.users.authn.passwords.rows.replace(&id, &row, None).unwrap());
     let by_password = json!({ "slug": "ann", "password": "pass", "device": "laptop" });
     assert_eq!(sign_in(by_password).await, ("user.wrong_password", "Invalid password".into()));
 
     let used = bench.code("", "ann@example.org").await;
-    bench.meanwhile(Write::Delete { collection: OTPS.name, id: used.otp_id.clone(), version: None });
+    bench.write_before_next_commit(Write::Delete { collection: OTPS.name, id: used.otp_id.clone(), version: None });
     let (code, why) = sign_in(json!({ "contact": used, "device": "laptop" })).await;
     assert!(code == "user.code_not_valid" && why.contains("used or expired"), "{code} {why}");
     let lost = bench.code("", "ann@example.org").await;
-    bench.meanwhile(Write::Delete { collection: CONTACTS.name, id: "ann@example.org".into(), version: None });
+    bench.write_before_next_commit(Write::Delete {
+        collection: CONTACTS.name,
+        id: "ann@example.org".into(),
+        version: None,
+    });
     let (code, why) = sign_in(json!({ "contact": lost, "device": "laptop" })).await;
     assert!(code == "user.contact_gone" && why.contains("any more"), "{code} {why}");
 
-    let cx = bench.by::<Authn>(&token).await;
+    let cx = bench.cx_with_token::<Authn>(&token).await;
     let session = cx.caller().unwrap().session_id.to_string();
-    bench.meanwhile(Write::Delete { collection: SESSIONS.name, id: session, version: None });
+    bench.write_before_next_commit(Write::Delete { collection: SESSIONS.name, id: session, version: None });
     let refused = sign_in::exchange(cx, body(json!({ "newDevice": "phone" }))).await.err().unwrap();
     assert_eq!(refused.code, &access::SESSION_ENDED);
 }
 
 #[tokio::test]
-async fn what_was_stored_is_seen_also_where_nobody_was_told_so() {
-    let bench = Bench::new().await;
+async fn stored_changes_are_visible_even_if_the_outcome_of_their_commit_is_unknown() {
+    let bench = Fixture::new().await;
     let users = &bench.users;
     let (ann, ann_id) = bench.register("ann", ContactInput::default()).await;
     let known = async |id: &str| users.authz.account(id).await.unwrap().unwrap();
@@ -314,38 +322,38 @@ async fn what_was_stored_is_seen_also_where_nobody_was_told_so() {
         assert_eq!(outcome.map(|error| error.code), Some(&platform::STORE_UNAVAILABLE));
     };
     known(&ann_id).await;
-    bench.unsure();
-    unknown(profile::save_self(bench.by(&ann).await, body(json!({ "name": "Ann" }))).await.err());
+    bench.make_next_commit_indeterminate();
+    unknown(profile::save_self(bench.cx_with_token(&ann).await, body(json!({ "name": "Ann" }))).await.err());
     assert_eq!(known(&ann_id).await.profile.name, "Ann");
 
     let code = bench.code(&ann, "ann@example.org").await;
-    bench.unsure();
+    bench.make_next_commit_indeterminate();
     let shown = json!({ "otpId": code.otp_id, "otpCode": code.otp_code });
-    unknown(contact::verify(bench.by(&ann).await, body(shown)).await.err());
+    unknown(contact::verify(bench.cx_with_token(&ann).await, body(shown)).await.err());
     assert_eq!(known(&ann_id).await.profile.contacts.len(), 1);
-    bench.unsure();
-    unknown(contact::remove(bench.by(&ann).await, Path(ContactId("ann@example.org".into()))).await.err());
+    bench.make_next_commit_indeterminate();
+    unknown(contact::remove(bench.cx_with_token(&ann).await, Path(ContactId("ann@example.org".into()))).await.err());
     assert!(known(&ann_id).await.profile.contacts.is_empty());
 
-    bench.unsure();
-    unknown(organization::create(bench.by(&ann).await, body(json!({ "id": "org_crew" }))).await.err());
+    bench.make_next_commit_indeterminate();
+    unknown(organization::create(bench.cx_with_token(&ann).await, body(json!({ "id": "org_crew" }))).await.err());
     assert!(known(&ann_id).await.roles_in("unnamed").iter().any(|role| role.contains("org_crew")));
 
     // Unverified ownership of a contact yields to verified ownership.
     let named = json!({ "user": { "slug": "squatter", "name": "S" }, "contacts": [{ "value": "bob@example.org" }] });
-    users::create(bench.cx().await, body(named)).await.unwrap();
+    users::create(bench.admin_cx().await, body(named)).await.unwrap();
     let squatter = bench.users.directory.accounts.by_slug("squatter").await.unwrap().unwrap().id;
     assert_eq!(known(&squatter).await.profile.contacts.len(), 1);
     let shown = bench.code("", "bob@example.org").await;
-    bench.unsure();
+    bench.make_next_commit_indeterminate();
     let asked = json!({ "slug": "bob", "password": "pass", "contact": shown });
-    unknown(registration::register(bench.by("").await, body(asked)).await.err());
+    unknown(registration::register(bench.cx_with_token("").await, body(asked)).await.err());
     assert!(known(&squatter).await.profile.contacts.is_empty());
 }
 
 #[tokio::test]
-async fn contacts_of_older_versions_are_found_by_what_was_typed_and_those_with_a_tag_are_shown_anew() {
-    let bench = Bench::new().await;
+async fn contacts_of_older_versions_are_found_as_entered_and_those_with_a_tag_must_be_verified_again() {
+    let bench = Fixture::new().await;
     let users = &bench.users.directory;
     // As stored by older versions: without tag and in lower case.
     for (slug, typed, folded, verified) in [
@@ -363,7 +371,7 @@ async fn contacts_of_older_versions_are_found_by_what_was_typed_and_those_with_a
         let batch = Batch::new().with(users.accounts.contacts.create(folded, &row).unwrap());
         users.platform.store.commit(batch.with(users.accounts.users.replace(&id, &user, None).unwrap())).await.unwrap();
     }
-    let waits = ContactEnrollRow {
+    let pending = ContactEnrollRow {
         contact: "mike@b\u{fc}cher.example".into(),
         role_id: openorch_api::role::USER.into(),
         app: "unnamed".into(),
@@ -371,12 +379,17 @@ async fn contacts_of_older_versions_are_found_by_what_was_typed_and_those_with_a
         created_by: String::new(),
         by_admin: true,
     };
-    users.platform.store.commit(users.authz.contact_enrolls.create(waits.id(), &waits).unwrap().into()).await.unwrap();
+    users
+        .platform
+        .store
+        .commit(users.authz.contact_enrolls.create(pending.id(), &pending).unwrap().into())
+        .await
+        .unwrap();
     let forget_done = Write::DeleteWhere { collection: MIGRATIONS.name, filters: Vec::new() };
     users.platform.store.commit(forget_done.into()).await.unwrap();
     let store: Arc<dyn Store> = bench.store.clone();
     for _ in 0..2 {
-        unfold_contacts(&store, users.now()).await.unwrap();
+        restore_contact_tags(&store, users.now()).await.unwrap();
         for (contact, owner, verified) in [
             ("ann@example.org", Some("ann"), true),
             ("first+last@example.org", Some("tag"), false),
@@ -402,7 +415,7 @@ async fn contacts_of_older_versions_are_found_by_what_was_typed_and_those_with_a
 }
 
 #[tokio::test]
-async fn an_account_that_is_gone_is_so_everywhere_also_where_nobody_was_told_so() {
+async fn a_deleted_account_is_evicted_everywhere_even_if_the_outcome_of_the_commit_is_unknown() {
     #[derive(Default)]
     struct Things(Mutex<Vec<String>>);
     impl AccountDeletionHook for Things {
@@ -414,33 +427,35 @@ async fn an_account_that_is_gone_is_so_everywhere_also_where_nobody_was_told_so(
         }
     }
     let things = Arc::new(Things::default());
-    let bench = Bench::with(OPEN, Hooks { account_deletion: vec![things.clone()], ..Hooks::default() }).await;
+    let bench =
+        Fixture::with(OPEN_REGISTRATION, Hooks { account_deletion: vec![things.clone()], ..Hooks::default() }).await;
     let (_, id) = bench.register("ann", ContactInput::default()).await;
-    let delete = async |id: &str| users::delete(bench.cx().await, Path(UserId(id.into()))).await.err().unwrap().code;
+    let delete =
+        async |id: &str| users::delete(bench.admin_cx().await, Path(UserId(id.into()))).await.err().unwrap().code;
     // A failed deletion calls no hooks.
     let admin = bench.users.directory.accounts.by_slug(ADMIN_SLUG).await.unwrap().unwrap();
     assert_eq!(delete(&admin.id).await, &errors::LAST_ADMIN);
-    Users::settle(bench.users.clone()).await;
+    Users::reconcile(bench.users.clone()).await;
     assert!(things.0.lock().unwrap().is_empty());
-    bench.unsure();
+    bench.make_next_commit_indeterminate();
     assert_eq!(delete(&id).await, &platform::STORE_UNAVAILABLE);
-    Users::settle(bench.users.clone()).await;
+    Users::reconcile(bench.users.clone()).await;
     assert_eq!(things.0.lock().unwrap().concat(), id);
-    assert!(bench.users.directory.unsettled.lock().unwrap().is_empty());
+    assert!(bench.users.directory.pending_deletions.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn a_default_password_that_was_replaced_is_so_also_where_nobody_was_told_so() {
-    let bench = Bench::new().await;
+async fn a_replaced_default_password_is_detected_even_if_the_outcome_of_the_commit_is_unknown() {
+    let bench = Fixture::new().await;
     let is_default = || bench.default_password.load(Ordering::SeqCst);
     let admin = bench.users.directory.accounts.by_slug(ADMIN_SLUG).await.unwrap().unwrap();
     let reset = async |password: &str| {
         let asked = (Path(UserId(admin.id.clone())), body(json!({ "newPassword": password })));
-        users::reset_password(bench.cx().await, asked).await.is_ok()
+        users::reset_password(bench.admin_cx().await, asked).await.is_ok()
     };
     assert!(is_default());
     for (password, want) in [("another one", false), ("changeme", true)] {
-        bench.unsure();
+        bench.make_next_commit_indeterminate();
         assert!(!reset(password).await);
         assert_eq!(is_default(), want, "{password}");
     }
@@ -449,12 +464,12 @@ async fn a_default_password_that_was_replaced_is_so_also_where_nobody_was_told_s
 
 #[tokio::test]
 async fn a_session_that_is_used_lives_through_a_restart_however_soon_unused_ones_end() {
-    let settings = &[("OPENORCH_USER_SESSION_IDLE_TIMEOUT", "20m"), OPEN[0]];
-    let bench = Bench::with(settings, Hooks::default()).await;
+    let settings = &[("OPENORCH_USER_SESSION_IDLE_TIMEOUT", "20m"), OPEN_REGISTRATION[0]];
+    let bench = Fixture::with(settings, Hooks::default()).await;
     let (ann, _) = bench.register("ann", ContactInput::default()).await;
     bench.clock.advance(900);
-    bench.by::<Authn>(&ann).await;
-    live::note_uses(bench.users.authn.sessions.clone()).await;
+    bench.cx_with_token::<Authn>(&ann).await;
+    live::flush_last_used(bench.users.authn.sessions.clone()).await;
     bench.clock.advance(900);
     let again =
         start_with(bench.store.clone(), bench.clock, bench.post, bench.default_password, settings, Hooks::default())
@@ -463,24 +478,24 @@ async fn a_session_that_is_used_lives_through_a_restart_however_soon_unused_ones
 }
 
 #[tokio::test]
-async fn a_session_whose_end_was_written_later_than_told_is_refused() {
-    let bench = Bench::new().await;
+async fn a_session_whose_deletion_is_applied_late_is_refused() {
+    let bench = Fixture::new().await;
     let (token, _) = bench.register("ann", ContactInput::default()).await;
     let session = bench.users.authn.authenticate(&token).await.unwrap();
-    bench.store.is_late.store(true, Ordering::SeqCst);
+    bench.store.delay_next_commit.store(true, Ordering::SeqCst);
     let ended = [session.session_id.to_string()];
-    assert!(bench.users.authn.sessions.end_these(&CallAudit::NONE, &session.user_id, &ended).await.is_err());
+    assert!(bench.users.authn.sessions.revoke_sessions(&CallAudit::NONE, &session.user_id, &ended).await.is_err());
     // It still exists, and is cached again.
     assert!(bench.users.authn.authenticate(&token).await.is_ok());
-    bench.store.make_late().await;
-    Users::settle(bench.users.clone()).await;
+    bench.store.apply_delayed().await;
+    Users::reconcile(bench.users.clone()).await;
     assert!(bench.users.authn.authenticate(&token).await.is_err());
 }
 
 #[tokio::test]
 async fn a_hash_from_before_passwords_were_normalized_is_matched_in_each_spelling_and_replaced() {
     use argon2::PasswordHasher;
-    let bench = Bench::new().await;
+    let bench = Fixture::new().await;
     let (composed, decomposed) = ("p\u{e4}ssw\u{f6}rd", "pa\u{308}sswo\u{308}rd");
     for (slug, then) in [("composed", composed), ("decomposed", decomposed)] {
         let (_, id) = bench.register(slug, ContactInput::default()).await;
@@ -509,7 +524,7 @@ async fn a_hash_from_before_passwords_were_normalized_is_matched_in_each_spellin
 #[tokio::test]
 async fn a_clock_that_was_wrong_for_two_minutes_ends_no_session_and_empties_no_audit_log() {
     const YEARS: i64 = 2 * 365 * 24 * 3600;
-    let bench = Bench::new().await;
+    let bench = Fixture::new().await;
     let (token, _) = bench.register("lasting", ContactInput::default()).await;
     let platform = &bench.users.authn.platform;
     let entry = AuditEntry { id: "aud_1".into(), at: Time(platform.clock.now()), ..AuditEntry::default() };
@@ -524,7 +539,7 @@ async fn a_clock_that_was_wrong_for_two_minutes_ends_no_session_and_empties_no_a
     // Looked up while the clock is wrong, from cache and store.
     assert!(bench.users.authn.authenticate(&token).await.is_ok());
     bench.users.authz.cache.all_rights_changed();
-    bench.users.authn.sessions.cache.forget_all();
+    bench.users.authn.sessions.cache.clear();
     assert!(bench.users.authn.authenticate(&token).await.is_ok());
     bench.clock.advance(120);
     bench.clock.jump(-YEARS);
@@ -540,7 +555,7 @@ async fn a_clock_that_was_wrong_for_two_minutes_ends_no_session_and_empties_no_a
 
 #[tokio::test]
 async fn a_restart_while_the_clock_is_wrong_does_not_end_what_is_kept() {
-    let bench = Bench::new().await;
+    let bench = Fixture::new().await;
     let left = async || stored_clock_grace(&(bench.store.clone() as Arc<dyn Store>)).await.unwrap().as_secs();
     let watch = async || watch(bench.users.clock_grace.clone()).await;
     watch().await;
@@ -557,8 +572,8 @@ async fn a_restart_while_the_clock_is_wrong_does_not_end_what_is_kept() {
 }
 
 #[tokio::test]
-async fn what_is_in_progress_ends_with_the_right_and_the_session_that_it_rests_on() {
-    let bench = Bench::new().await;
+async fn requests_in_progress_end_with_their_right_and_session() {
+    let bench = Fixture::new().await;
     let (token, user_id) = bench.register("demoted", ContactInput::default()).await;
     let session_id = bench.users.authn.authenticate(&token).await.unwrap().session_id;
     let needs = |permission| Credential::Permission { session_id: session_id.clone(), permission };
@@ -566,6 +581,6 @@ async fn what_is_in_progress_ends_with_the_right_and_the_session_that_it_rests_o
     let lost = needs(openorch_api::platform::BACKUP_CREATE.id);
     let credentials = [Credential::Session(session_id.clone()), had, lost.clone()];
     assert_eq!(bench.users.authn.ended_credentials(&credentials).await, [lost]);
-    bench.users.authn.sessions.end_these(&CallAudit::NONE, &user_id, &[session_id.to_string()]).await.unwrap();
+    bench.users.authn.sessions.revoke_sessions(&CallAudit::NONE, &user_id, &[session_id.to_string()]).await.unwrap();
     assert_eq!(bench.users.authn.ended_credentials(&credentials).await, credentials);
 }

@@ -29,12 +29,9 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-pub use self::read::ArchiveReader;
-pub(crate) use self::read::Declared;
-pub use self::write::ArchiveWriter;
-
-use crate::sqlite::from_file;
-use crate::{Result, StoreError};
+pub(crate) use self::read::ArchivedCollection;
+pub use self::{read::ArchiveReader, write::ArchiveWriter};
+use crate::{Result, StoreError, sqlite::from_file};
 
 /// Notes stored in a backup beside the documents, as pairs of name and text.
 pub type Notes = Vec<(String, String)>;
@@ -56,7 +53,7 @@ const MAX_NOTES: i64 = 64;
 const MAX_NOTE_BYTES: i64 = 64 * 1024;
 
 /// The identity of the database that a backup comes from.
-pub(crate) struct Origin {
+pub(crate) struct SourceDatabase {
     pub(crate) database_id: String,
     /// The highest version of any document.
     pub(crate) last_version: i64,
@@ -80,8 +77,8 @@ pub(crate) fn section_names(connection: &Connection) -> rusqlite::Result<Vec<Str
 }
 
 /// Writes notes and sections, replacing existing ones, within the caller's transaction.
-fn add_own(connection: &Connection, notes: &Notes) -> rusqlite::Result<()> {
-    remove_own(connection)?;
+fn write_own_tables(connection: &Connection, notes: &Notes) -> rusqlite::Result<()> {
+    drop_own_tables(connection)?;
     connection.execute_batch(NOTES.1)?;
     for note in notes {
         connection.execute("INSERT INTO _backup VALUES (?, ?)", (&note.0, &note.1))?;
@@ -91,7 +88,7 @@ fn add_own(connection: &Connection, notes: &Notes) -> rusqlite::Result<()> {
 }
 
 /// Drops the archive's own tables, within the caller's transaction: what is left is an ordinary database.
-pub(crate) fn remove_own(connection: &Connection) -> rusqlite::Result<()> {
+pub(crate) fn drop_own_tables(connection: &Connection) -> rusqlite::Result<()> {
     if has_table(connection, SECTIONS.0)? {
         for (table, _) in section_names(connection)?.iter().filter_map(|name| section_table(name)) {
             connection.execute_batch(&format!("DROP TABLE IF EXISTS {table}"))?;
@@ -102,7 +99,7 @@ pub(crate) fn remove_own(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Refuses unknown sections that are not optional.
 pub(crate) fn require_sections(connection: &Connection, file: &Path) -> Result<()> {
-    let failed = |error| reading(error, file);
+    let failed = |error| read_error(error, file);
     if !has_table(connection, SECTIONS.0).map_err(failed)? {
         return Ok(());
     }
@@ -118,7 +115,7 @@ pub(crate) fn require_sections(connection: &Connection, file: &Path) -> Result<(
         has_documents |= (name.as_str(), version) == DOCUMENTS;
         let is_name = name == DOCUMENTS.0 || section_table(&name).is_some();
         if count > MAX_SECTIONS || !is_name {
-            return Err(not_of_ours(file, "its list of sections is not one that OpenOrch writes"));
+            return Err(invalid_archive(file, "its list of sections is not one that OpenOrch writes"));
         }
         if (name.as_str(), version) != DOCUMENTS && !is_optional {
             return Err(StoreError::Unavailable(format!(
@@ -130,21 +127,21 @@ pub(crate) fn require_sections(connection: &Connection, file: &Path) -> Result<(
     }
     match has_documents {
         true => Ok(()),
-        false => Err(not_of_ours(file, "it has no section `documents`")),
+        false => Err(invalid_archive(file, "it has no section `documents`")),
     }
 }
 
 /// The notes of an archive; empty for a database that is not a backup.
 fn read_notes(connection: &Connection, file: &Path) -> Result<Notes> {
-    let failed = |error| reading(error, file);
+    let failed = |error| read_error(error, file);
     if !has_table(connection, NOTES.0).map_err(failed)? {
         return Ok(Notes::new());
     }
-    let most = "SELECT count(*), coalesce(max(octet_length(name) + octet_length(value)), 0) FROM _backup";
+    let usage = "SELECT count(*), coalesce(max(octet_length(name) + octet_length(value)), 0) FROM _backup";
     let (count, bytes): (i64, i64) =
-        connection.query_row(most, [], |row| Ok((row.get(0)?, row.get(1)?))).map_err(failed)?;
+        connection.query_row(usage, [], |row| Ok((row.get(0)?, row.get(1)?))).map_err(failed)?;
     if count > MAX_NOTES || bytes > MAX_NOTE_BYTES {
-        return Err(not_of_ours(file, "its notes exceed the limits of OpenOrch"));
+        return Err(invalid_archive(file, "its notes exceed the limits of OpenOrch"));
     }
     let mut select = connection.prepare("SELECT name, value FROM _backup ORDER BY name").map_err(failed)?;
     let notes = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
@@ -155,10 +152,10 @@ fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
     connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = ?")?.exists([name])
 }
 
-fn reading(error: rusqlite::Error, file: &Path) -> StoreError {
+fn read_error(error: rusqlite::Error, file: &Path) -> StoreError {
     from_file(error, file)
 }
 
-fn not_of_ours(file: &Path, why: &str) -> StoreError {
+fn invalid_archive(file: &Path, why: &str) -> StoreError {
     StoreError::Corrupt(format!("`{}` is not a valid backup: {why}. Nothing was changed", file.display()))
 }

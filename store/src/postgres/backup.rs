@@ -3,16 +3,15 @@
 
 use tokio_postgres::Transaction;
 
-use super::errors::Failure;
-use super::reader::Chunks;
-use super::visit::Visit;
-use super::{PostgresOptions, schema};
-use crate::archive::{Declared, Origin};
-use crate::check::{OnProgress, Progress};
-use crate::sql::quote;
-use crate::{ArchiveWriter, Result};
+use super::{PostgresOptions, errors::PgError, reader::PortalChunks, schema, snapshot::Snapshot};
+use crate::{
+    ArchiveWriter, Result,
+    archive::{ArchivedCollection, SourceDatabase},
+    check::{OnProgress, Progress},
+    sql::quote,
+};
 
-type Outcome<T> = std::result::Result<T, Failure>;
+type Outcome<T> = std::result::Result<T, PgError>;
 
 /// Writes a snapshot of all documents of a schema, with or without a running daemon.
 pub(super) async fn backup(
@@ -25,15 +24,15 @@ pub(super) async fn backup(
 }
 
 async fn copy(options: &PostgresOptions, archive: &mut ArchiveWriter, progress: OnProgress<'_>) -> Outcome<()> {
-    let mut visit = Visit::begin(options).await?;
-    let (transaction, identity) = visit.look().await?;
+    let mut visit = Snapshot::connect(options).await?;
+    let (transaction, identity) = visit.begin_transaction().await?;
     let recorded = schema::recorded(transaction.client()).await?;
     // A sequence is not part of the snapshot and may be ahead of it, which is fine; it must not be behind.
     let last = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM _store_version";
     let last_version = transaction.query_one(last, &[]).await?.try_get(0)?;
-    archive.begin(&Origin { database_id: identity.id, last_version })?;
+    archive.begin(&SourceDatabase { database_id: identity.id, last_version })?;
     for (name, (declaration, _)) in recorded {
-        let declared = Declared { name, declaration };
+        let declared = ArchivedCollection { name, declaration };
         archive.collection(&declared)?;
         documents(&transaction, &declared.name, archive, progress).await?;
     }
@@ -49,12 +48,12 @@ async fn documents(
     let table = quote(&format!("c_{collection}"));
     let of = count(transaction, &table).await?;
     let portal = transaction.bind(&format!("SELECT id, ver, doc FROM {table}"), &[]).await?;
-    let mut chunks = Chunks::of(transaction, portal);
+    let mut chunks = PortalChunks::from_portal(transaction, portal);
     let mut done = 0;
     while let Some(rows) = chunks.next().await? {
         archive.add(collection, &rows)?;
         done += rows.len() as u64;
-        progress(Progress { what: collection, done, of });
+        progress(Progress { task: collection, done, total: of });
     }
     Ok(())
 }

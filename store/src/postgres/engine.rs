@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use super::restore::Held;
-use super::{PostgresOptions, PostgresStore, backup, check};
+use super::{PostgresOptions, PostgresStore, backup, check, restore::LockedRestore};
 use crate::{
-    ArchiveReader, ArchiveWriter, BoxFuture, Collection, Engine, Findings, OnProgress, Restoring, Result, Store,
+    ArchiveReader, ArchiveWriter, BoxFuture, Collection, Engine, Findings, OnProgress, PendingRestore, Result, Store,
 };
 
 /// A schema of a PostgreSQL database, and how it is opened.
@@ -26,10 +25,10 @@ impl Engine for PostgresEngine {
         archive: ArchiveReader,
         collections: &'a [Collection],
         _: OnProgress<'a>,
-    ) -> BoxFuture<'a, Result<Box<dyn Restoring>>> {
+    ) -> BoxFuture<'a, Result<Box<dyn PendingRestore>>> {
         Box::pin(async move {
-            let held = Held::prepare(archive, &self.0, collections).await?;
-            Ok(Box::new(held) as Box<dyn Restoring>)
+            let held = LockedRestore::prepare(archive, &self.0, collections).await?;
+            Ok(Box::new(held) as Box<dyn PendingRestore>)
         })
     }
 

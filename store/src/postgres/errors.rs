@@ -1,10 +1,8 @@
 //! Translates errors of PostgreSQL into store errors with a remedy.
 
-use std::error::Error as _;
-use std::io;
+use std::{error::Error as _, io};
 
-use tokio_postgres::Error;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::{Error, error::SqlState};
 
 use crate::StoreError;
 
@@ -13,24 +11,24 @@ pub(super) const FENCED: &str = "OO001";
 
 /// A failed operation: an error of PostgreSQL or its connection, or of the store itself.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum PgError {
     Postgres(Error),
     Store(StoreError),
 }
 
-impl From<Error> for Failure {
+impl From<Error> for PgError {
     fn from(error: Error) -> Self {
         Self::Postgres(error)
     }
 }
 
-impl From<StoreError> for Failure {
+impl From<StoreError> for PgError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
 }
 
-impl Failure {
+impl PgError {
     /// Converts it to an error of the store; `doing` names the action.
     pub(super) fn into_store(self, doing: &str) -> StoreError {
         match self {
@@ -40,8 +38,8 @@ impl Failure {
     }
 
     /// Whether the connection is lost.
-    pub(super) fn is_lost(&self) -> bool {
-        matches!(self, Self::Postgres(error) if is_lost(error))
+    pub(super) fn is_connection_lost(&self) -> bool {
+        matches!(self, Self::Postgres(error) if is_connection_lost(error))
     }
 
     /// Whether the statement was cancelled, by a timeout or by an operator.
@@ -50,7 +48,7 @@ impl Failure {
     }
 
     /// Whether the transaction conflicted with another one, so that a retry may succeed.
-    pub(super) fn is_lost_race(&self) -> bool {
+    pub(super) fn is_conflict(&self) -> bool {
         let Self::Postgres(error) = self else { return false };
         matches!(error.code(), Some(&SqlState::T_R_SERIALIZATION_FAILURE | &SqlState::T_R_DEADLOCK_DETECTED))
     }
@@ -60,7 +58,7 @@ impl Failure {
 pub(super) fn from_postgres(error: &Error, doing: &str) -> StoreError {
     let told = describe(error);
     let Some(code) = error.code() else {
-        return match is_lost(error) {
+        return match is_connection_lost(error) {
             true => StoreError::Unavailable(format!("{doing} failed: {told}")),
             false => StoreError::Internal(format!("{doing} failed: {told}")),
         };
@@ -97,7 +95,7 @@ pub(super) fn from_postgres(error: &Error, doing: &str) -> StoreError {
 }
 
 /// Whether a connection is lost: it was closed, or the server reports that it is closing it.
-pub(super) fn is_lost(error: &Error) -> bool {
+pub(super) fn is_connection_lost(error: &Error) -> bool {
     match error.code() {
         Some(code) => {
             let ending = [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW];
@@ -113,10 +111,10 @@ fn is_idle_timeout(code: &SqlState) -> bool {
 }
 
 /// Whether a failed connection attempt may succeed later without a change of configuration.
-pub(super) fn may_come_back(error: &Error) -> bool {
+pub(super) fn is_transient(error: &Error) -> bool {
     match error.code() {
-        Some(code) => is_lost(error) || *code == SqlState::TOO_MANY_CONNECTIONS,
-        None => is_lost(error) && !is_refused_certificate(error),
+        Some(code) => is_connection_lost(error) || *code == SqlState::TOO_MANY_CONNECTIONS,
+        None => is_connection_lost(error) && !is_refused_certificate(error),
     }
 }
 

@@ -4,21 +4,25 @@ use std::sync::Arc;
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::sessions::settings;
-use super::target::{CONNECT_LIMIT, Target};
-use super::{PostgresOptions, PostgresStore};
-use crate::sql::{Bind, CountPlan, Dialect, Plan, Spec};
-use crate::{Batch, Collection, Filter, Query, Store};
+use super::{
+    PostgresOptions, PostgresStore,
+    connection_string::{CONNECT_TIMEOUT, ConnectOptions},
+    pool::session_settings,
+};
+use crate::{
+    Batch, Collection, Filter, Query, Store,
+    sql::{Bind, CountPlan, Dialect, Plan, Spec},
+};
 
 /// A schema with a collection that is large enough for an index to be cheaper than a scan.
-pub struct OnPostgres {
+pub struct PostgresExplainer {
     client: Client,
     store: Arc<dyn Store>,
     spec: Arc<Spec<'static>>,
     schema: String,
 }
 
-impl OnPostgres {
+impl PostgresExplainer {
     /// `None` if there is no PostgreSQL to test with: `tools/postgres` starts one.
     pub async fn new(name: &str, collection: Collection, documents: &[(String, String)]) -> Option<Self> {
         let connection = std::env::var("OPENORCH_TEST_DB_STRING").ok()?;
@@ -30,8 +34,8 @@ impl OnPostgres {
             let create = |batch: Batch, (id, body): &(String, String)| batch.create(collection.name, &**id, &**body);
             store.commit(part.iter().fold(Batch::new(), create)).await.unwrap();
         }
-        let (client, _) = Target::parse(&connection).unwrap().connect(CONNECT_LIMIT).await.unwrap();
-        client.batch_execute(&settings(&schema)).await.unwrap();
+        let (client, _) = ConnectOptions::parse(&connection).unwrap().connect(CONNECT_TIMEOUT).await.unwrap();
+        client.batch_execute(&session_settings(&schema)).await.unwrap();
         client.batch_execute("ANALYZE; SET plan_cache_mode = force_generic_plan").await.unwrap();
         Some(Self { client, store, spec: Arc::new(Spec::new(&collection).unwrap()), schema })
     }
@@ -39,16 +43,16 @@ impl OnPostgres {
     /// The SQL of a query and its plan.
     pub async fn explain(&self, query: &Query) -> String {
         let plan = Plan::new(Dialect::Postgres, self.spec.clone(), query).unwrap();
-        format!("{}\n{}", plan.sql, self.shown(&plan.sql, plan.values()).await)
+        format!("{}\n{}", plan.sql, self.plan_of(&plan.sql, plan.values()).await)
     }
 
     /// The SQL and plan of a count.
     pub async fn explain_count(&self, filters: &[Filter]) -> String {
         let plan = CountPlan::new(Dialect::Postgres, self.spec.clone(), filters, u64::MAX).unwrap();
-        format!("{}\n{}", plan.sql, self.shown(&plan.sql, plan.values()).await)
+        format!("{}\n{}", plan.sql, self.plan_of(&plan.sql, plan.values()).await)
     }
 
-    async fn shown(&self, sql: &str, values: &[Bind]) -> String {
+    async fn plan_of(&self, sql: &str, values: &[Bind]) -> String {
         let given: Vec<String> = values.iter().map(literal).collect();
         let given = if given.is_empty() { String::new() } else { format!("({})", given.join(", ")) };
         self.client.batch_execute(&format!("DEALLOCATE ALL; PREPARE q AS {sql}")).await.unwrap();
@@ -66,14 +70,14 @@ impl OnPostgres {
     }
 
     /// Drops the schema.
-    pub async fn end(self) {
+    pub async fn drop_schema(self) {
         self.store.close().await;
         self.client.batch_execute(&format!("DROP SCHEMA {} CASCADE", self.schema)).await.unwrap();
     }
 }
 
 fn literal(bind: &Bind) -> String {
-    let key = |key: &[u8]| Dialect::Postgres.literal(key);
+    let key = |key: &[u8]| Dialect::Postgres.bytes_literal(key);
     let text = |text: &str| format!("'{text}'");
     match bind {
         Bind::Key(bytes) => key(bytes),

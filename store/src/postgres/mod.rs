@@ -4,52 +4,59 @@
 
 mod backup;
 mod check;
+mod connection_string;
 mod engine;
 mod errors;
 #[cfg(any(test, feature = "explain"))]
 mod explain;
-mod flight;
-mod hold;
+mod open;
+mod pipeline;
 #[cfg(test)]
 mod plan_tests;
+mod pool;
 mod reader;
 mod restore;
 mod schema;
-mod sessions;
-mod shape;
-mod start;
+mod schema_check;
+mod schema_lock;
+mod snapshot;
 mod statements;
-mod target;
 mod tls;
-mod visit;
 mod writer;
 
-use std::fmt;
-use std::future::{Future, poll_fn};
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
 
-use tokio::runtime::Handle;
-use tokio::sync::{OwnedRwLockReadGuard, RwLock, oneshot, watch};
-use tokio::task::AbortHandle;
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedRwLockReadGuard, RwLock, oneshot, watch},
+    task::AbortHandle,
+};
 
 pub use self::engine::PostgresEngine;
 #[cfg(any(test, feature = "explain"))]
-pub use self::explain::OnPostgres;
-
-use self::hold::Keeper;
-use self::reader::{Get, Limits, Reader, Ready, ServerTime};
-use self::sessions::{Sessions, Sizes, closed};
-use self::start::Opened;
-use self::statements::Statements;
-use self::target::Target;
-use self::writer::Writer;
-use crate::sql::{self, Dialect};
+pub use self::explain::PostgresExplainer;
+use self::{
+    connection_string::ConnectOptions,
+    open::OpenedSchema,
+    pool::{PoolSettings, Pools, closed_error},
+    reader::{Get, Limits, Reader, Ready, ServerTime},
+    schema_lock::LockKeeper,
+    statements::Statements,
+    writer::Writer,
+};
 use crate::{
-    ArchiveWriter, Batch, BoxFuture, Collection, Committed, Filter, Notes, Page, Progress, Query, Result, Row, Rows,
-    Store, StoreError,
+    ArchiveWriter, Batch, BoxFuture, Collection, Committed, Filter, Notes, Page, Progress, Query, Result, Row,
+    RowStream, Store, StoreError,
+    sql::{self, Dialect},
 };
 
 /// Options for opening a schema; the daemon uses the defaults. The `Debug` output omits the connection string, which
@@ -71,11 +78,11 @@ pub struct PostgresOptions {
     /// The maximum size of a document in bytes.
     pub document_limit: usize,
     /// The timeout of a read, and of the wait for a connection to read with.
-    pub read_limit: Duration,
+    pub read_timeout: Duration,
     /// The timeout of a whole stream.
-    pub stream_limit: Duration,
+    pub stream_timeout: Duration,
     /// The timeout for the caller to take the next chunk of a stream.
-    pub piece_limit: Duration,
+    pub chunk_timeout: Duration,
     /// The timeout of a batch; after it, the outcome is unknown.
     pub write_limit: Duration,
     /// How long a start waits for an unreachable database.
@@ -93,9 +100,9 @@ impl PostgresOptions {
             read_connections: 8,
             database_id: None,
             document_limit: 4 * 1024 * 1024,
-            read_limit: Duration::from_secs(30),
-            stream_limit: Duration::from_secs(600),
-            piece_limit: Duration::from_secs(30),
+            read_timeout: Duration::from_secs(30),
+            stream_timeout: Duration::from_secs(600),
+            chunk_timeout: Duration::from_secs(30),
             write_limit: Duration::from_secs(120),
             connect_patience: Duration::from_secs(30),
         }
@@ -106,7 +113,7 @@ impl PostgresOptions {
     /// The hosts and ports, as `host:port`; empty for a local socket. `Invalid` if the connection string cannot be
     /// parsed.
     pub fn hosts(&self) -> Result<Vec<String>> {
-        Ok(Target::parse(&self.connection)?.hosts())
+        Ok(ConnectOptions::parse(&self.connection)?.hosts())
     }
 }
 
@@ -118,9 +125,9 @@ impl fmt::Debug for PostgresOptions {
             .field("read_connections", &self.read_connections)
             .field("database_id", &self.database_id)
             .field("document_limit", &self.document_limit)
-            .field("read_timeout", &self.read_limit)
-            .field("stream_timeout", &self.stream_limit)
-            .field("chunk_timeout", &self.piece_limit)
+            .field("read_timeout", &self.read_timeout)
+            .field("stream_timeout", &self.stream_timeout)
+            .field("chunk_timeout", &self.chunk_timeout)
             .field("write_timeout", &self.write_limit)
             .field("connect_timeout", &self.connect_patience)
             .finish_non_exhaustive()
@@ -131,20 +138,20 @@ impl fmt::Debug for PostgresOptions {
 /// outlive it.
 pub struct PostgresStore(Arc<Inner>);
 
-type Known = sql::Known<Statements>;
+type OpenCollection = sql::OpenCollection<Statements>;
 type Collections = sql::Collections<Statements>;
-type Step = sql::Step<Statements>;
-type Place = sql::Place<Statements>;
-type Document = sql::Document<Statements>;
-type Matches = sql::Matches<Statements>;
+type PreparedWrite = sql::PreparedWrite<Statements>;
+type DocRef = sql::DocRef<Statements>;
+type PreparedDocument = sql::PreparedDocument<Statements>;
+type MatchingDocs = sql::MatchingDocs<Statements>;
 
 struct Inner {
     runtime: Handle,
     collections: Collections,
-    sessions: Sessions,
+    pools: Pools,
     reader: Reader,
     writer: Writer,
-    keeper: Keeper,
+    lock_keeper: LockKeeper,
     database_id: String,
     /// For backups, which use a connection of their own.
     options: PostgresOptions,
@@ -154,7 +161,7 @@ struct Inner {
     /// Read-locked by every operation; closing takes the write lock to wait for all of them.
     gate: Arc<RwLock<()>>,
     closed: watch::Sender<bool>,
-    tidying: AbortHandle,
+    idle_reaper: AbortHandle,
 }
 
 impl PostgresStore {
@@ -165,27 +172,28 @@ impl PostgresStore {
     /// version (`Unavailable`); a schema that another daemon holds (`InUse`); one that is not OpenOrch's, or not the
     /// expected one (`Corrupt`).
     pub async fn open(options: PostgresOptions) -> Result<Arc<dyn Store>> {
-        start::check_schema(&options.schema)?;
-        let target = Arc::new(Target::parse(&options.connection)?);
+        open::check_schema(&options.schema)?;
+        let target = Arc::new(ConnectOptions::parse(&options.connection)?);
         let wanted = options.database_id.as_deref();
-        let opened = start::open(&target, &options.schema, options.connect_patience, wanted).await?;
-        let Opened { keeper, database_id, seeded } = opened;
-        let sizes = Sizes {
+        let opened = open::open(&target, &options.schema, options.connect_patience, wanted).await?;
+        let OpenedSchema { keeper, database_id, seeded } = opened;
+        let sizes = PoolSettings {
             reads: options.read_connections,
             writes: options.write_connections,
-            read_limit: options.read_limit,
-            write_limit: options.write_limit,
+            read_timeout: options.read_timeout,
+            write_timeout: options.write_limit,
         };
-        let sessions = Sessions::new(&target, &options.schema, &sizes, keeper.holding())?;
-        let limits = Limits { read: options.read_limit, stream: options.stream_limit, piece: options.piece_limit };
+        let sessions = Pools::new(&target, &options.schema, &sizes, keeper.lock())?;
+        let limits =
+            Limits { read: options.read_timeout, stream: options.stream_timeout, chunk: options.chunk_timeout };
         Ok(Arc::new(Self(Arc::new(Inner {
             runtime: Handle::current(),
             collections: Collections::new(Dialect::Postgres, options.document_limit),
             reader: Reader::new(sessions.reads.clone(), options.read_connections, limits),
-            writer: Writer::new(sessions.writes.clone(), keeper.holding().clone(), &options),
-            tidying: tokio::spawn(sessions.clone().tidy()).abort_handle(),
-            sessions,
-            keeper,
+            writer: Writer::new(sessions.writes.clone(), keeper.lock().clone(), &options),
+            idle_reaper: tokio::spawn(sessions.clone().reap_idle()).abort_handle(),
+            pools: sessions,
+            lock_keeper: keeper,
             database_id,
             seeded: AtomicBool::new(seeded),
             options,
@@ -196,7 +204,7 @@ impl PostgresStore {
     }
 
     /// Runs a read in the caller's task, on any executor, with our runtime entered: the connections belong to it.
-    fn here<'a, T>(&self, work: impl Future<Output = Result<T>> + Send + 'a) -> BoxFuture<'a, Result<T>> {
+    fn on_runtime<'a, T>(&self, work: impl Future<Output = Result<T>> + Send + 'a) -> BoxFuture<'a, Result<T>> {
         let runtime = self.0.runtime.clone();
         let mut work = Box::pin(work);
         Box::pin(poll_fn(move |context| {
@@ -206,7 +214,7 @@ impl PostgresStore {
     }
 
     /// Runs a write to completion as a task: if the caller stops waiting, nothing is left half done.
-    fn to_the_end<'a, T: Send + 'static>(
+    fn run_to_completion<'a, T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> BoxFuture<'a, Result<T>> {
@@ -219,34 +227,34 @@ impl PostgresStore {
 
 impl Store for PostgresStore {
     fn open_collections<'a>(&'a self, collections: &'a [Collection]) -> BoxFuture<'a, Result<()>> {
-        let (inner, opened) = (self.0.clone(), Collections::check(collections));
-        self.to_the_end(async move {
+        let (inner, opened) = (self.0.clone(), Collections::validate(collections));
+        self.run_to_completion(async move {
             let opened = opened?;
             let _open = inner.enter().await?;
-            inner.writer.bring_up(&opened).await?;
+            inner.writer.migrate(&opened).await?;
             inner.collections.add(opened);
             Ok(())
         })
     }
 
     fn get<'a>(&'a self, collection: &'a str, id: &'a str) -> BoxFuture<'a, Result<Option<Row>>> {
-        self.here(async move {
+        self.on_runtime(async move {
             let _open = self.0.enter().await?;
             let known = self.0.collections.get(collection)?;
-            self.0.reader.ask(Get { known, id: id.to_owned() }, &format!("reading {collection}")).await
+            self.0.reader.read(Get { known, id: id.to_owned() }, &format!("reading {collection}")).await
         })
     }
 
     fn find<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Page>> {
-        self.here(async move {
+        self.on_runtime(async move {
             let _open = self.0.enter().await?;
             let plan = self.0.collections.plan(collection, query)?;
-            self.0.reader.ask(plan, &format!("reading {collection}")).await
+            self.0.reader.read(plan, &format!("reading {collection}")).await
         })
     }
 
-    fn stream<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Rows>> {
-        self.here(async move {
+    fn stream<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<RowStream>> {
+        self.on_runtime(async move {
             let open = self.0.enter().await?;
             let plan = self.0.collections.plan(collection, query)?;
             let mut closed = self.0.closed.subscribe();
@@ -262,18 +270,19 @@ impl Store for PostgresStore {
     }
 
     fn count<'a>(&'a self, collection: &'a str, filters: &'a [Filter]) -> BoxFuture<'a, Result<u64>> {
-        self.here(async move {
+        self.on_runtime(async move {
             let _open = self.0.enter().await?;
             let plan = self.0.collections.count(collection, filters, u64::MAX)?;
-            self.0.reader.ask(plan, &format!("counting in {collection}")).await
+            self.0.reader.read(plan, &format!("counting in {collection}")).await
         })
     }
 
     fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
         let inner = self.0.clone();
-        self.to_the_end(async move {
+        self.run_to_completion(async move {
             let _open = inner.enter().await?;
-            let steps = batch.0.into_iter().map(|write| inner.collections.step(write)).collect::<Result<Vec<_>>>()?;
+            let steps =
+                batch.0.into_iter().map(|write| inner.collections.prepare(write)).collect::<Result<Vec<_>>>()?;
             if steps.is_empty() {
                 return Ok(Committed::default());
             }
@@ -298,19 +307,19 @@ impl Store for PostgresStore {
                 };
                 tokio::select! {
                     outcome = copying => outcome,
-                    _ = is_closed.wait_for(|closed| *closed) => Err(closed()),
-                    () = reply.closed() => Err(closed()),
+                    _ = is_closed.wait_for(|closed| *closed) => Err(closed_error()),
+                    () = reply.closed() => Err(closed_error()),
                 }
             });
             // The caller may have stopped waiting.
             let _ = reply.send(outcome);
         });
-        Box::pin(async move { answer.await.unwrap_or_else(|_| Err(closed())) })
+        Box::pin(async move { answer.await.unwrap_or_else(|_| Err(closed_error())) })
     }
 
     fn mark_seeded(&self) -> BoxFuture<'_, Result<()>> {
         let inner = self.0.clone();
-        self.to_the_end(async move {
+        self.run_to_completion(async move {
             let _open = inner.enter().await?;
             inner.writer.mark_seeded().await?;
             inner.seeded.store(true, Ordering::Release);
@@ -327,19 +336,19 @@ impl Store for PostgresStore {
     }
 
     fn ready(&self) -> BoxFuture<'_, Result<()>> {
-        let mut answer = self.0.ask_whether_ready();
+        let mut answer = self.0.shared_readiness();
         Box::pin(async move {
             match answer.wait_for(Option::is_some).await {
                 Ok(answer) => answer.clone().unwrap_or(Ok(())),
-                Err(_) => Err(closed()),
+                Err(_) => Err(closed_error()),
             }
         })
     }
 
     fn server_time(&self) -> BoxFuture<'_, Result<Option<SystemTime>>> {
-        self.here(async move {
+        self.on_runtime(async move {
             let _open = self.0.enter().await?;
-            self.0.reader.ask(ServerTime, "asking for the time").await.map(Some)
+            self.0.reader.read(ServerTime, "asking for the time").await.map(Some)
         })
     }
 
@@ -355,14 +364,14 @@ impl Drop for PostgresStore {
     /// schema lock a moment later.
     fn drop(&mut self) {
         self.0.closed.send_replace(true);
-        self.0.sessions.close();
-        self.0.tidying.abort();
+        self.0.pools.close();
+        self.0.idle_reaper.abort();
     }
 }
 
 impl Inner {
     /// Concurrent callers share one check: the endpoint is public, and health checks call it constantly.
-    fn ask_whether_ready(self: &Arc<Self>) -> watch::Receiver<Option<Result<()>>> {
+    fn shared_readiness(self: &Arc<Self>) -> watch::Receiver<Option<Result<()>>> {
         let mut readiness = self.readiness.lock().unwrap_or_else(PoisonError::into_inner);
         // The sender is dropped once it has sent the result.
         if let Some(asked) = readiness.as_ref().filter(|asked| asked.has_changed().is_ok()) {
@@ -377,21 +386,21 @@ impl Inner {
 
     async fn is_ready(&self) -> Result<()> {
         let _open = self.enter().await?;
-        self.keeper.holding().check()?;
-        self.reader.ask(Ready, "reading").await
+        self.lock_keeper.lock().check()?;
+        self.reader.read(Ready, "reading").await
     }
 
     /// Registers a running operation, until the guard is dropped.
     async fn enter(&self) -> Result<OwnedRwLockReadGuard<()>> {
         let open = self.gate.clone().read_owned().await;
-        if *self.closed.borrow() { Err(closed()) } else { Ok(open) }
+        if *self.closed.borrow() { Err(closed_error()) } else { Ok(open) }
     }
 
     async fn close(&self) {
         self.closed.send_replace(true);
         let _all = self.gate.write().await;
-        self.sessions.close();
-        self.tidying.abort();
-        self.keeper.let_go().await;
+        self.pools.close();
+        self.idle_reaper.abort();
+        self.lock_keeper.release().await;
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::OnPostgres;
+use super::PostgresExplainer;
 use crate::{Collection, Cursor, Filter, Index, Query};
 
 const COLLECTION: Collection = Collection {
@@ -76,7 +76,7 @@ fn shapes() -> Vec<(Query, &'static str)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn declared_fields_are_sought_and_their_order_needs_no_sorting() {
     let documents: Vec<_> = (0..8000).map(|i| (format!("d{i:05}"), document(i).to_string())).collect();
-    let Some(bench) = OnPostgres::new("plans", COLLECTION, &documents).await else { return };
+    let Some(bench) = PostgresExplainer::new("plans", COLLECTION, &documents).await else { return };
     let mut wrong = Vec::new();
     for (query, index) in shapes() {
         let shown = bench.explain(&query).await;
@@ -97,5 +97,5 @@ async fn declared_fields_are_sought_and_their_order_needs_no_sorting() {
     // Without the index it scans, which proves that the test can fail.
     bench.drop_index("ix plans(place.city)").await;
     assert!(bench.explain(&Query::all().equals("place.city", "x")).await.contains("Seq Scan"));
-    bench.end().await;
+    bench.drop_schema().await;
 }

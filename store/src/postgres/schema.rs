@@ -1,25 +1,31 @@
 //! Migrates the tables of PostgreSQL to their declaration in one transaction.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use deadpool_postgres::ClientWrapper;
-use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, IsolationLevel, Transaction};
+use tokio_postgres::{Client, IsolationLevel, Transaction, error::SqlState};
 
-use super::Known;
-use super::errors::Failure;
-use super::flight::Sent;
-use super::statements::{NEXT_VERSION, Value};
-use crate::sql::change::{self, Change, FILL_AT_ONCE, Recorded, SPEC_VERSION, There};
-use crate::sql::{Column, Dialect, ListSpec, Spec, quote};
-use crate::{StoreError, document};
+use super::{
+    OpenCollection,
+    errors::PgError,
+    pipeline::PendingResponse,
+    statements::{NEXT_VERSION, Param},
+};
+use crate::{
+    StoreError, document,
+    sql::{
+        Column, Dialect, ListSpec, Spec,
+        migration::{self, BACKFILL_BATCH, ExistingTable, Migration, RecordedCollections, SPEC_VERSION},
+        quote,
+    },
+};
 
-type Outcome<T> = std::result::Result<T, Failure>;
+type Outcome<T> = std::result::Result<T, PgError>;
 
 /// Migrates the tables of these collections to their declaration, all or none.
-pub(super) async fn bring_up(client: &mut ClientWrapper, collections: &[Arc<Known>]) -> Outcome<()> {
-    let is_done = |recorded: &Recorded| collections.iter().all(|one| change::is_as_declared(recorded, &one.spec));
+pub(super) async fn migrate(client: &mut ClientWrapper, collections: &[Arc<OpenCollection>]) -> Outcome<()> {
+    let is_done =
+        |recorded: &RecordedCollections| collections.iter().all(|one| migration::is_up_to_date(recorded, &one.spec));
     if is_done(&recorded(client).await?) {
         return Ok(());
     }
@@ -28,24 +34,27 @@ pub(super) async fn bring_up(client: &mut ClientWrapper, collections: &[Arc<Know
     let transaction = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
     let turn = format!("SELECT FROM _store_info WHERE key = 'layout' FOR UPDATE; {NEXT_VERSION}");
     transaction.batch_execute(&turn).await?;
-    bring_up_within(&transaction, collections).await?;
+    migrate_in_transaction(&transaction, collections).await?;
     Ok(transaction.commit().await?)
 }
 
 /// The same, within the caller's transaction.
-pub(super) async fn bring_up_within(transaction: &Transaction<'_>, collections: &[Arc<Known>]) -> Outcome<()> {
+pub(super) async fn migrate_in_transaction(
+    transaction: &Transaction<'_>,
+    collections: &[Arc<OpenCollection>],
+) -> Outcome<()> {
     let recorded = recorded(transaction.client()).await?;
     for known in collections {
-        if !change::is_as_declared(&recorded, &known.spec) {
-            change::check_case(&recorded, &known.spec)?;
-            Tables { transaction, spec: &known.spec }.bring_up(&recorded).await?;
+        if !migration::is_up_to_date(&recorded, &known.spec) {
+            migration::check_name_case(&recorded, &known.spec)?;
+            TableMigration { transaction, spec: &known.spec }.run(&recorded).await?;
         }
     }
     Ok(())
 }
 
-pub(super) async fn recorded(client: &Client) -> Outcome<Recorded> {
-    let mut recorded = Recorded::new();
+pub(super) async fn recorded(client: &Client) -> Outcome<RecordedCollections> {
+    let mut recorded = RecordedCollections::new();
     for row in client.query("SELECT collection, spec, version FROM _store_meta", &[]).await? {
         recorded.insert(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?));
     }
@@ -53,15 +62,15 @@ pub(super) async fn recorded(client: &Client) -> Outcome<Recorded> {
 }
 
 /// The migration of the tables of one collection.
-struct Tables<'a> {
+struct TableMigration<'a> {
     transaction: &'a Transaction<'a>,
     spec: &'a Spec<'a>,
 }
 
-impl Tables<'_> {
-    async fn bring_up(&self, recorded: &Recorded) -> Outcome<()> {
-        let there = self.look().await?;
-        let change = Change::new(self.spec, recorded, &there);
+impl TableMigration<'_> {
+    async fn run(&self, recorded: &RecordedCollections) -> Outcome<()> {
+        let there = self.create_or_inspect().await?;
+        let change = Migration::new(self.spec, recorded, &there);
         let table = &self.spec.table;
         let mut first = String::new();
         for index in &change.drop_indexes {
@@ -71,22 +80,22 @@ impl Tables<'_> {
             first += &format!("ALTER TABLE {table} DROP COLUMN {};", quote(column));
         }
         for column in &change.add_columns {
-            first += &format!("ALTER TABLE {table} ADD COLUMN {};", column_of(column));
+            first += &format!("ALTER TABLE {table} ADD COLUMN {};", column_definition(column));
         }
         for list in &change.drop_lists {
             first += &format!("DROP TABLE IF EXISTS {};", quote(list));
         }
         for list in &change.add_lists {
-            first += &table_of(list);
+            first += &list_table_sql(list);
         }
         self.transaction.batch_execute(&first).await?;
-        if change.fills() && !there.is_new {
-            self.fill(&change.add_columns, &change.add_lists).await?;
+        if change.needs_backfill() && !there.is_new {
+            self.backfill(&change.add_columns, &change.add_lists).await?;
         }
         for index in &change.add_indexes {
             self.transaction.batch_execute(&index.create(table)).await.map_err(|error| match error.code() {
-                Some(&SqlState::UNIQUE_VIOLATION) => change::broken_by_documents(self.spec, index).into(),
-                _ => Failure::from(error),
+                Some(&SqlState::UNIQUE_VIOLATION) => migration::unique_violation_in_documents(self.spec, index).into(),
+                _ => PgError::from(error),
             })?;
         }
         if !there.is_new {
@@ -105,7 +114,7 @@ impl Tables<'_> {
     }
 
     /// Creates the table if it is missing, and returns its columns and indexes.
-    async fn look(&self) -> Outcome<There> {
+    async fn create_or_inspect(&self) -> Outcome<ExistingTable> {
         let table = format!("c_{}", self.spec.name);
         let is_new = self.names(
             "SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema AND tablename = $1",
@@ -113,10 +122,11 @@ impl Tables<'_> {
         );
         let is_new = is_new.await?.is_empty();
         if is_new {
-            let columns: String = self.spec.columns.iter().map(|column| format!("{}, ", column_of(column))).collect();
+            let columns: String =
+                self.spec.columns.iter().map(|column| format!("{}, ", column_definition(column))).collect();
             self.transaction.batch_execute(&table_with_columns(&self.spec.table, &columns)).await?;
         }
-        Ok(There {
+        Ok(ExistingTable {
             is_new,
             columns: self
                 .names(
@@ -141,7 +151,7 @@ impl Tables<'_> {
     }
 
     /// Fills new columns and lists from the documents.
-    async fn fill(&self, columns: &[&Column<'_>], lists: &[&ListSpec<'_>]) -> Outcome<()> {
+    async fn backfill(&self, columns: &[&Column<'_>], lists: &[&ListSpec<'_>]) -> Outcome<()> {
         let (transaction, spec, table) = (self.transaction, self.spec, &self.spec.table);
         let set: Vec<String> =
             columns.iter().enumerate().map(|(at, column)| format!("{} = ${}", quote(&column.name), at + 2)).collect();
@@ -151,9 +161,9 @@ impl Tables<'_> {
         };
         let mut adding = Vec::new();
         for list in lists {
-            adding.push((*list, transaction.prepare(&adding_entry(list)).await?));
+            adding.push((*list, transaction.prepare(&insert_entry_sql(list)).await?));
         }
-        let select = format!("SELECT id, doc::text FROM {table} WHERE id > $1 ORDER BY id LIMIT {FILL_AT_ONCE}");
+        let select = format!("SELECT id, doc::text FROM {table} WHERE id > $1 ORDER BY id LIMIT {BACKFILL_BATCH}");
         let select = transaction.prepare(&select).await?;
         let mut last = String::new();
         loop {
@@ -163,25 +173,25 @@ impl Tables<'_> {
             for row in &rows {
                 let (id, doc): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
                 let document = document::parse_stored(doc, spec.name, id)?;
-                let keys = columns.iter().map(|column| column.content.of(id, &document));
+                let keys = columns.iter().map(|column| column.content.key_of(id, &document));
                 let keys = keys.collect::<Result<Vec<_>, StoreError>>()?;
                 let entries = adding.iter().map(|(list, add)| Ok((add, spec.entries(list, id, &document)?)));
                 let entries = entries.collect::<Result<Vec<_>, StoreError>>()?;
                 let mut sent = Vec::new();
                 if let Some(update) = &update {
-                    let mut values = vec![Value::id(id)];
-                    values.extend(keys.iter().map(|key| Value::Bytes(key)));
-                    sent.push(Sent::of(transaction.execute_raw(update, values)).await);
+                    let mut values = vec![Param::id(id)];
+                    values.extend(keys.iter().map(|key| Param::Bytes(key)));
+                    sent.push(PendingResponse::send(transaction.execute_raw(update, values)).await);
                 }
                 for (add, entries) in &entries {
                     for entry in entries {
-                        let mut values = vec![Value::id(id)];
-                        values.extend(entry.iter().map(|key| Value::Bytes(key)));
-                        sent.push(Sent::of(transaction.execute_raw(*add, values)).await);
+                        let mut values = vec![Param::id(id)];
+                        values.extend(entry.iter().map(|key| Param::Bytes(key)));
+                        sent.push(PendingResponse::send(transaction.execute_raw(*add, values)).await);
                     }
                 }
                 for sent in sent {
-                    sent.answer().await?;
+                    sent.response().await?;
                 }
             }
         }
@@ -200,7 +210,7 @@ fn table_with_columns(table: &str, columns: &str) -> String {
     format!("CREATE TABLE {table}(id text COLLATE \"C\" PRIMARY KEY, ver bigint NOT NULL, {columns}doc json NOT NULL)")
 }
 
-fn table_of(list: &ListSpec<'_>) -> String {
+fn list_table_sql(list: &ListSpec<'_>) -> String {
     let columns = list.columns();
     let typed: String = columns.iter().map(|column| format!("{column} bytea NOT NULL, ")).collect();
     format!(
@@ -211,12 +221,12 @@ fn table_of(list: &ListSpec<'_>) -> String {
 }
 
 /// The first parameter is the id, then the columns follow.
-fn adding_entry(list: &ListSpec<'_>) -> String {
+fn insert_entry_sql(list: &ListSpec<'_>) -> String {
     let columns = list.columns();
     let marks: String = (0..columns.len()).map(|at| format!(", ${}", at + 2)).collect();
     format!("INSERT INTO {}(id, {}) VALUES ($1{marks})", list.table, columns.join(", "))
 }
 
-fn column_of(column: &Column<'_>) -> String {
-    format!("{} {}", quote(&column.name), column.content.kind(Dialect::Postgres))
+fn column_definition(column: &Column<'_>) -> String {
+    format!("{} {}", quote(&column.name), column.content.column_type(Dialect::Postgres))
 }

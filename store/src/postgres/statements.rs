@@ -6,16 +6,18 @@ use std::error::Error;
 use bytes::BytesMut;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
-use super::Document;
-use crate::Row;
-use crate::sql::{Bind, Spec, quote};
+use super::PreparedDocument;
+use crate::{
+    Row,
+    sql::{Bind, Spec, quote},
+};
 
 /// The statements of one collection.
 pub(super) struct Statements {
     /// For a batch of one write.
-    pub(super) alone: Writes,
+    pub(super) standalone: Writes,
     /// For a transaction that has already allocated a version.
-    pub(super) within: Writes,
+    pub(super) in_transaction: Writes,
     pub(super) get: String,
     pub(super) version: String,
 }
@@ -37,8 +39,8 @@ pub(super) const NEXT_VERSION: &str = "SELECT _store_next()";
 impl From<&Spec<'_>> for Statements {
     fn from(spec: &Spec<'_>) -> Self {
         Self {
-            alone: Writes::new(spec, "_store_next()"),
-            within: Writes::new(spec, "currval('_store_version')"),
+            standalone: Writes::new(spec, "_store_next()"),
+            in_transaction: Writes::new(spec, "currval('_store_version')"),
             get: format!("SELECT id, ver, doc FROM {} WHERE id = $1", spec.table),
             version: format!("SELECT ver FROM {} WHERE id = $1", spec.table),
         }
@@ -60,26 +62,26 @@ impl Writes {
             format!("INSERT INTO {table}(id, ver, doc{all}) VALUES ($1, {version}, $2{marks}) ON CONFLICT (id) DO");
         let update = format!("UPDATE {table} SET ver = {version}, doc = $2{set} WHERE id = $1");
         let delete = format!("DELETE FROM {table} WHERE id = $1");
-        let (come, gone, dropped, last) = of_lists(spec, names.len() + 3);
+        let (come, gone, dropped, last) = list_ctes(spec, names.len() + 3);
         let both = [gone, come.clone()].concat();
         Self {
             // ON CONFLICT (id) is checked before the unique indexes, so a duplicate document is reported by its id.
-            create: plain(&format!("{insert} NOTHING"), "ver", &come),
-            upsert: plain(
+            create: write_sql(&format!("{insert} NOTHING"), "ver", &come),
+            upsert: write_sql(
                 &format!("{insert} UPDATE SET ver = excluded.ver, doc = excluded.doc{excluded}"),
                 "ver",
                 &both,
             ),
-            replace: plain(&update, "ver", &both),
-            replace_at: at_version(&format!("{update} AND ver = ${last}"), "ver", &both, table),
-            delete: plain(&delete, version, &dropped),
-            delete_at: at_version(&format!("{delete} AND ver = $2"), version, &dropped, table),
+            replace: write_sql(&update, "ver", &both),
+            replace_at: versioned_write_sql(&format!("{update} AND ver = ${last}"), "ver", &both, table),
+            delete: write_sql(&delete, version, &dropped),
+            delete_at: versioned_write_sql(&format!("{delete} AND ver = $2"), version, &dropped, table),
         }
     }
 }
 
 /// A write of any version, with its changes of list entries.
-fn plain(write: &str, version: &str, lists: &[String]) -> String {
+fn write_sql(write: &str, version: &str, lists: &[String]) -> String {
     if lists.is_empty() {
         return format!("{write} RETURNING {version}");
     }
@@ -88,7 +90,7 @@ fn plain(write: &str, version: &str, lists: &[String]) -> String {
 
 /// A write that expects a version. The second column is the previous version, because the statement sees the table as
 /// it was before.
-fn at_version(write: &str, version: &str, lists: &[String], table: &str) -> String {
+fn versioned_write_sql(write: &str, version: &str, lists: &[String], table: &str) -> String {
     let lists: String = lists.iter().map(|list| format!(", {list}")).collect();
     format!(
         "WITH d AS ({write} RETURNING id, {version} AS ver){lists} \
@@ -99,7 +101,7 @@ fn at_version(write: &str, version: &str, lists: &[String], table: &str) -> Stri
 /// The CTEs that change the list entries of `d`, the written document: inserts, deletes of removed elements, and
 /// deletes of all entries for a deleted document; and the number after the last parameter. All entries of a document
 /// have the same fields, so unchanged entries are identified by the element alone, unless the fields have changed.
-fn of_lists(spec: &Spec<'_>, first: usize) -> (Vec<String>, Vec<String>, Vec<String>, usize) {
+fn list_ctes(spec: &Spec<'_>, first: usize) -> (Vec<String>, Vec<String>, Vec<String>, usize) {
     let (mut come, mut gone, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
     let mut at = first;
     for (number, list) in spec.lists.iter().enumerate() {
@@ -125,14 +127,14 @@ fn of_lists(spec: &Spec<'_>, first: usize) -> (Vec<String>, Vec<String>, Vec<Str
 
 /// A parameter.
 #[derive(Debug)]
-pub(super) enum Value<'a> {
+pub(super) enum Param<'a> {
     Text(&'a str),
     Bytes(&'a [u8]),
-    Many(Vec<&'a [u8]>),
+    BytesArray(Vec<&'a [u8]>),
     Version(i64),
 }
 
-impl<'a> Value<'a> {
+impl<'a> Param<'a> {
     /// An id. PostgreSQL does not accept a NUL in text; no document has such an id or an empty one.
     pub(super) fn id(id: &'a str) -> Self {
         Self::Text(if id.contains('\0') { "" } else { id })
@@ -145,27 +147,27 @@ impl<'a> Value<'a> {
 }
 
 /// The parameters of a document, in the order of [`Writes`].
-pub(super) fn values_of(document: &Document) -> Vec<Value<'_>> {
-    let mut values = vec![Value::id(&document.place.id), Value::Text(&document.body)];
-    values.extend(document.keys.iter().map(|key| Value::Bytes(key)));
-    for (list, entries) in document.place.known.spec.lists.iter().zip(&document.entries) {
-        values.push(Value::Many(entries.iter().map(|entry| &*entry[0]).collect()));
+pub(super) fn params_of(document: &PreparedDocument) -> Vec<Param<'_>> {
+    let mut values = vec![Param::id(&document.doc_ref.id), Param::Text(&document.body)];
+    values.extend(document.keys.iter().map(|key| Param::Bytes(key)));
+    for (list, entries) in document.doc_ref.known.spec.lists.iter().zip(&document.entries) {
+        values.push(Param::BytesArray(entries.iter().map(|entry| &*entry[0]).collect()));
         // Without elements there are no entries, so the fields do not matter.
         let field = |at: usize| entries.first().and_then(|entry| entry.get(at)).map_or(&[][..], |key| key);
-        values.extend((1..=list.fields.len()).map(|at| Value::Bytes(field(at))));
+        values.extend((1..=list.fields.len()).map(|at| Param::Bytes(field(at))));
     }
     values
 }
 
 type Written = Result<IsNull, Box<dyn Error + Sync + Send>>;
 
-impl ToSql for Value<'_> {
+impl ToSql for Param<'_> {
     fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Written {
         match self {
             // JSON is sent as text.
             Self::Text(text) => text.to_sql(&Type::TEXT, out),
             Self::Bytes(bytes) => bytes.to_sql(kind, out),
-            Self::Many(many) => many.to_sql(kind, out),
+            Self::BytesArray(many) => many.to_sql(kind, out),
             Self::Version(version) => version.to_sql(kind, out),
         }
     }

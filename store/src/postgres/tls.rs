@@ -1,40 +1,42 @@
 //! TLS to the database: verification of server certificates. The modes are those of libpq's `sslmode`.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    client::{
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor, verify_server_name,
+    },
+    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    server::ParsedCertificate,
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::{Result, StoreError};
 
 /// How the server certificate is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trust {
+pub(super) enum CertificateCheck {
     /// Not at all: `prefer` and `require` only protect against passive eavesdropping.
-    Anyone,
+    Skip,
     /// It must be issued by a trusted authority: `verify-ca`.
-    Issued,
+    Authority,
     /// It must also be issued for the host name: `verify-full`.
-    IssuedForHost,
+    AuthorityAndHost,
 }
 
 /// A TLS connector that trusts the authorities in a file, or those of the system.
-pub(super) fn connector(trust: Trust, roots: Option<&Path>) -> Result<MakeRustlsConnect> {
+pub(super) fn connector(trust: CertificateCheck, roots: Option<&Path>) -> Result<MakeRustlsConnect> {
     let certificates = match (trust, roots) {
-        (Trust::Anyone, _) => Vec::new(),
-        (_, Some(path)) => from_file(path)?,
+        (CertificateCheck::Skip, _) => Vec::new(),
+        (_, Some(path)) => read_certificates(path)?,
         (_, None) => rustls_native_certs::load_native_certs().certs,
     };
     let mut store = RootCertStore::empty();
     let (believed, _) = store.add_parsable_certificates(certificates.iter().cloned());
-    if trust != Trust::Anyone && believed == 0 {
+    if trust != CertificateCheck::Skip && believed == 0 {
         return Err(match roots {
             Some(path) => StoreError::Invalid(format!("`{}` (sslrootcert) contains no certificate", path.display())),
             None => StoreError::Invalid(
@@ -57,14 +59,14 @@ pub(super) fn connector(trust: Trust, roots: Option<&Path>) -> Result<MakeRustls
     Ok(MakeRustlsConnect::new(config))
 }
 
-fn from_file(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
     read.map_err(|error| StoreError::Invalid(format!("`{}` (sslrootcert) cannot be read: {error}", path.display())))
 }
 
 #[derive(Debug)]
 struct Verifier {
-    trust: Trust,
+    trust: CertificateCheck,
     certificates: Vec<CertificateDer<'static>>,
     store: RootCertStore,
     provider: Arc<CryptoProvider>,
@@ -79,7 +81,7 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> std::result::Result<ServerCertVerified, Error> {
-        if self.trust == Trust::Anyone {
+        if self.trust == CertificateCheck::Skip {
             return Ok(ServerCertVerified::assertion());
         }
         let certificate = ParsedCertificate::try_from(end_entity)?;
@@ -89,7 +91,7 @@ impl ServerCertVerifier for Verifier {
             let algorithms = self.provider.signature_verification_algorithms.all;
             verify_server_cert_signed_by_trust_anchor(&certificate, &self.store, intermediates, now, algorithms)?;
         }
-        if self.trust == Trust::IssuedForHost {
+        if self.trust == CertificateCheck::AuthorityAndHost {
             verify_server_name(&certificate, server_name)?;
         }
         Ok(ServerCertVerified::assertion())

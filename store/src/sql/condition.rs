@@ -3,8 +3,7 @@
 use serde_json::Value;
 
 use super::{Dialect, ListSpec, Spec};
-use crate::matching::Matcher;
-use crate::{Cursor, Direction, Filter, Order, Result, key};
+use crate::{Cursor, Direction, Filter, Order, Result, filter_eval::Matcher, key};
 
 /// A value to bind.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,23 +24,24 @@ pub(crate) struct Conditions {
     dialect: Dialect,
     sql: Vec<String>,
     pub(crate) values: Vec<Bind>,
-    pub(crate) rest: Matcher,
+    pub(crate) residual: Matcher,
     /// Whether a list of values is too long for the statement to be cached.
-    pub(crate) long: bool,
+    pub(crate) has_long_list: bool,
 }
 
 /// The maximum length of a value list in a cached prepared statement.
-const MOST_VALUES_KEPT: usize = 64;
+const MAX_CACHED_VALUES: usize = 64;
 
 impl Conditions {
     pub(crate) fn new(dialect: Dialect, spec: &Spec<'_>, filters: &[Filter]) -> Result<Self> {
-        let mut this = Self { dialect, sql: Vec::new(), values: Vec::new(), rest: Matcher::default(), long: false };
+        let mut this =
+            Self { dialect, sql: Vec::new(), values: Vec::new(), residual: Matcher::default(), has_long_list: false };
         for filter in filters {
             if is_declared(spec, filter) {
                 let sql = this.condition(spec, filter)?;
                 this.sql.push(sql);
             } else {
-                this.rest.add(filter)?;
+                this.residual.add(filter)?;
             }
         }
         Ok(this)
@@ -51,44 +51,44 @@ impl Conditions {
     fn condition(&mut self, spec: &Spec<'_>, filter: &Filter) -> Result<String> {
         Ok(match filter {
             Filter::Equals { field, value } => {
-                let bind = bind(field, value)?;
-                format!("{} = {}", column(spec, field), self.mark(bind))
+                let bind = bind_for(field, value)?;
+                format!("{} = {}", column(spec, field), self.bind_value(bind))
             }
             Filter::IsIn { field, values } => {
-                let binds = values.iter().map(|value| bind(field, value)).collect::<Result<Vec<_>>>()?;
+                let binds = values.iter().map(|value| bind_for(field, value)).collect::<Result<Vec<_>>>()?;
                 self.is_one_of(&column(spec, field), binds)
             }
             Filter::Range { field, from, to } => {
                 let mut parts = Vec::new();
                 for (sign, end) in [(">=", from), ("<", to)] {
                     if let Some(value) = end {
-                        let bind = bind(field, value)?;
-                        parts.push(format!("{} {sign} {}", column(spec, field), self.mark(bind)));
+                        let bind = bind_for(field, value)?;
+                        parts.push(format!("{} {sign} {}", column(spec, field), self.bind_value(bind)));
                     }
                 }
                 if parts.is_empty() { "1 = 1".into() } else { parts.join(" AND ") }
             }
             Filter::StartsWith { field, prefix } => {
-                let from = key::of_text(&prefix.to_lowercase());
-                let to = key::after_prefix(from.clone());
+                let from = key::encode_text(&prefix.to_lowercase());
+                let to = key::prefix_upper_bound(from.clone());
                 let column = lower_column(spec, field);
-                let from = self.mark(Bind::Key(from));
-                format!("{column} >= {from} AND {column} < {}", self.mark(Bind::Key(to)))
+                let from = self.bind_value(Bind::Key(from));
+                format!("{column} >= {from} AND {column} < {}", self.bind_value(Bind::Key(to)))
             }
             Filter::Contains { field, text } => {
                 let column = lower_column(spec, field);
-                let part = self.mark(Bind::Key(text.to_lowercase().into_bytes()));
+                let part = self.bind_value(Bind::Key(text.to_lowercase().into_bytes()));
                 // In this column, anything but text has the key of null, which is below all text keys. The first byte
                 // of a key is its type.
-                let texts = self.dialect.literal(&key::of_text(""));
+                let texts = self.dialect.bytes_literal(&key::encode_text(""));
                 match self.dialect {
                     Dialect::Sqlite => format!("{column} >= {texts} AND instr(substr({column}, 2), {part}) > 0"),
                     Dialect::Postgres => format!("{column} >= {texts} AND position({part} in substr({column}, 2)) > 0"),
                 }
             }
             Filter::Intersects { field, values } => {
-                let keys = values.iter().map(|value| key::of(value).map(Bind::Key)).collect::<Result<Vec<_>>>()?;
-                let table = list_of(spec, field).map_or("", |list| &list.table);
+                let keys = values.iter().map(|value| key::encode(value).map(Bind::Key)).collect::<Result<Vec<_>>>()?;
+                let table = indexed_list(spec, field).map_or("", |list| &list.table);
                 format!("id IN (SELECT id FROM {table} WHERE {})", self.is_one_of("val", keys))
             }
             Filter::Any(parts) => {
@@ -104,14 +104,14 @@ impl Conditions {
     pub(crate) fn after(&mut self, order: &[Order], columns: &[String], cursor: &Cursor) -> Result<()> {
         let mut parts = Vec::new();
         for ((order, column), value) in order.iter().zip(columns).zip(&cursor.values) {
-            parts.push((column.as_str(), order.direction, bind(&order.field, value)?));
+            parts.push((column.as_str(), order.direction, bind_for(&order.field, value)?));
         }
         if let Some(id) = &cursor.id {
-            parts.push(("id", tie(order), Bind::Text(id.clone())));
+            parts.push(("id", tie_direction(order), Bind::Text(id.clone())));
         }
         if let [(column, direction, value), _, ..] = parts.as_slice() {
-            let mark = self.mark(value.clone());
-            self.sql.push(format!("{column} {}= {mark}", direction.sign()));
+            let mark = self.bind_value(value.clone());
+            self.sql.push(format!("{column} {}= {mark}", direction.operator()));
         }
         let sql = self.strictly_after(&parts);
         self.sql.push(sql);
@@ -120,8 +120,8 @@ impl Conditions {
 
     fn strictly_after(&mut self, parts: &[(&str, Direction, Bind)]) -> String {
         let Some(((column, direction, value), others)) = parts.split_first() else { return "1 = 0".into() };
-        let sign = direction.sign();
-        let mark = self.mark(value.clone());
+        let sign = direction.operator();
+        let mark = self.bind_value(value.clone());
         if others.is_empty() {
             return format!("{column} {sign} {mark}");
         }
@@ -129,9 +129,9 @@ impl Conditions {
     }
 
     /// Binds a value and returns its placeholder.
-    pub(crate) fn mark(&mut self, value: Bind) -> String {
+    pub(crate) fn bind_value(&mut self, value: Bind) -> String {
         self.values.push(value);
-        self.dialect.mark(self.values.len())
+        self.dialect.placeholder(self.values.len())
     }
 
     /// `IN (…)`, or `= ANY($n)` on PostgreSQL. Few distinct statements should serve lists of all lengths.
@@ -139,17 +139,17 @@ impl Conditions {
         // An empty list matches nothing.
         let Some(last) = binds.last().cloned() else { return "1 = 0".into() };
         if self.dialect == Dialect::Postgres {
-            return format!("{column} = ANY({})", self.mark(together(binds)));
+            return format!("{column} = ANY({})", self.bind_value(merge_binds(binds)));
         }
         // The length is rounded up to a power of two by repeating the last value.
         binds.resize(binds.len().next_power_of_two(), last);
-        self.long |= binds.len() > MOST_VALUES_KEPT;
-        let marks: Vec<String> = binds.into_iter().map(|bind| self.mark(bind)).collect();
+        self.has_long_list |= binds.len() > MAX_CACHED_VALUES;
+        let marks: Vec<String> = binds.into_iter().map(|bind| self.bind_value(bind)).collect();
         format!("{column} IN ({})", marks.join(", "))
     }
 
     /// ` WHERE …`, or an empty string.
-    pub(crate) fn clause(&self) -> String {
+    pub(crate) fn where_clause(&self) -> String {
         if self.sql.is_empty() { String::new() } else { format!(" WHERE {}", self.sql.join(" AND ")) }
     }
 }
@@ -161,13 +161,13 @@ pub(super) fn is_declared(spec: &Spec<'_>, filter: &Filter) -> bool {
             spec.column(field).is_some()
         }
         Filter::StartsWith { field, .. } | Filter::Contains { field, .. } => spec.lower_column(field).is_some(),
-        Filter::Intersects { field, .. } => list_of(spec, field).is_some(),
+        Filter::Intersects { field, .. } => indexed_list(spec, field).is_some(),
         Filter::Any(parts) => parts.iter().all(|part| is_declared(spec, part)),
     }
 }
 
 /// An indexed list of the collection, with any order fields.
-fn list_of<'a>(spec: &'a Spec<'a>, field: &str) -> Option<&'a ListSpec<'a>> {
+fn indexed_list<'a>(spec: &'a Spec<'a>, field: &str) -> Option<&'a ListSpec<'a>> {
     spec.lists.iter().find(|list| list.list == field)
 }
 
@@ -181,8 +181,8 @@ fn lower_column(spec: &Spec<'_>, field: &str) -> String {
 
 /// The value to compare a column with: the key, or the text for the id. A value that is not text is below or above
 /// every id, as the order of types defines: ids are never empty and have at most 512 bytes.
-fn bind(field: &str, value: &Value) -> Result<Bind> {
-    let key = key::of(value)?;
+fn bind_for(field: &str, value: &Value) -> Result<Bind> {
+    let key = key::encode(value)?;
     Ok(match (field, value) {
         ("id", Value::String(text)) => Bind::Text(text.clone()),
         ("id", Value::Array(_) | Value::Object(_)) => Bind::Text("\u{10FFFF}".repeat(129)),
@@ -191,7 +191,7 @@ fn bind(field: &str, value: &Value) -> Result<Bind> {
     })
 }
 
-fn together(binds: Vec<Bind>) -> Bind {
+fn merge_binds(binds: Vec<Bind>) -> Bind {
     let texts = matches!(binds.first(), Some(Bind::Text(_)));
     let (mut keys, mut ids) = (Vec::new(), Vec::new());
     for bind in binds {
@@ -205,6 +205,6 @@ fn together(binds: Vec<Bind>) -> Bind {
 }
 
 /// The direction in which the id breaks ties.
-pub(crate) fn tie(order: &[Order]) -> Direction {
+pub(crate) fn tie_direction(order: &[Order]) -> Direction {
     order.last().map_or(Direction::Ascending, |last| last.direction)
 }

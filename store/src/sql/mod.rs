@@ -3,16 +3,18 @@
 //! (`prepared_write.rs`). The differences between the engines are in [`Dialect`]. Values are always bound; the only
 //! names in SQL text are those of declarations in code.
 
-pub(crate) mod change;
 mod condition;
+pub(crate) mod migration;
 mod plan;
+mod prepared_write;
 mod spec;
-mod step;
 
 pub(crate) use condition::{Bind, Conditions};
-pub(crate) use plan::{CountPlan, Plan, count_refusal};
-pub(crate) use spec::{Column, Entry, IndexSpec, ListSpec, Spec, check_name, quote, shown};
-pub(crate) use step::{Body, Collections, Document, Known, Matches, Place, Step};
+pub(crate) use plan::{CountPlan, Plan, count_guard_error};
+pub(crate) use prepared_write::{
+    Body, Collections, DocRef, MatchingDocs, OpenCollection, PreparedDocument, PreparedWrite,
+};
+pub(crate) use spec::{Column, Entry, IndexSpec, ListSpec, Spec, check_name, escape_name, quote};
 
 use crate::{Result, StoreError};
 
@@ -34,7 +36,7 @@ pub(crate) enum Dialect {
 
 impl Dialect {
     /// The placeholder of the nth bound value, from 1.
-    pub(crate) fn mark(self, number: usize) -> String {
+    pub(crate) fn placeholder(self, number: usize) -> String {
         match self {
             Self::Sqlite => format!("?{number}"),
             Self::Postgres => format!("${number}"),
@@ -42,7 +44,7 @@ impl Dialect {
     }
 
     /// The type of a key column.
-    pub(crate) fn bytes(self) -> &'static str {
+    pub(crate) fn bytes_type(self) -> &'static str {
         match self {
             Self::Sqlite => "BLOB",
             Self::Postgres => "bytea",
@@ -50,7 +52,7 @@ impl Dialect {
     }
 
     /// A byte string literal.
-    pub(crate) fn literal(self, bytes: &[u8]) -> String {
+    pub(crate) fn bytes_literal(self, bytes: &[u8]) -> String {
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         match self {
             Self::Sqlite => format!("x'{hex}'"),

@@ -6,16 +6,15 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::Dialect;
-use crate::query::check_field;
-use crate::{Collection, Index, Result, StoreError, document, key};
+use crate::{Collection, Index, Result, StoreError, document, key, query::check_field};
 
 /// The maximum size in bytes of one document's keys in one index. PostgreSQL allows 2,704 in a b-tree entry, which also
 /// contains an id of up to 512.
-const INDEX_LIMIT: usize = 2_100;
+const MAX_INDEX_KEY_BYTES: usize = 2_100;
 /// The maximum number of elements of an indexed list.
-const MOST_ELEMENTS: usize = 1_000;
+const MAX_LIST_ELEMENTS: usize = 1_000;
 /// PostgreSQL truncates names at 63 bytes.
-const NAME_LIMIT: usize = 60;
+const MAX_NAME_BYTES: usize = 60;
 
 /// A declaration from code is `'static` ([`Spec::new`]); one that is recorded in a database borrows its text
 /// ([`Spec::recorded`]).
@@ -34,10 +33,10 @@ pub(crate) struct Spec<'d> {
 pub(crate) struct Column<'d> {
     /// Not quoted.
     pub(crate) name: String,
-    pub(crate) content: Content<'d>,
+    pub(crate) content: ColumnContent<'d>,
 }
 
-pub(crate) enum Content<'d> {
+pub(crate) enum ColumnContent<'d> {
     /// The key of a field: `f_…`, or `l_…` for the lower-cased text.
     Key(Field<'d>),
     /// The last column of a unique index, `u_…`: empty, or the id if a field is missing, which exempts the document.
@@ -59,7 +58,7 @@ pub(crate) struct IndexSpec {
     /// Its columns, in order.
     pub(crate) columns: Vec<String>,
     /// The positions of its keys among the columns of the collection.
-    parts: Vec<usize>,
+    key_positions: Vec<usize>,
 }
 
 /// A list whose elements are indexed, in a table of its own: `val`, the key of the element; `k1`, `k2` … the keys of
@@ -75,7 +74,7 @@ pub(crate) struct ListSpec<'d> {
 }
 
 /// An [`Index`] from code or from a recorded declaration.
-struct Declared<'d> {
+struct IndexDecl<'d> {
     fields: Vec<&'d str>,
     unique: bool,
     each: Option<&'d str>,
@@ -87,25 +86,26 @@ pub(crate) type Entry = Vec<Vec<u8>>;
 impl Spec<'static> {
     /// Validates a declaration.
     pub(crate) fn new(collection: &Collection) -> Result<Self> {
-        let of = |index: &Index| Declared { fields: index.fields.to_vec(), unique: index.unique, each: index.each };
-        Spec::of(collection.name, collection.indexes.iter().map(of))
+        let of = |index: &Index| IndexDecl { fields: index.fields.to_vec(), unique: index.unique, each: index.each };
+        Spec::from_indexes(collection.name, collection.indexes.iter().map(of))
     }
 }
 
 impl<'d> Spec<'d> {
     /// Parses a recorded declaration. `Corrupt` if it is not valid.
     pub(crate) fn recorded(name: &'d str, declaration: &'d str) -> Result<Self> {
-        let indexes = declaration.split(';').filter(|said| !said.is_empty()).map(|said| Declared::read(name, said));
-        let spec = indexes.collect::<Option<Vec<_>>>().and_then(|indexes| Spec::of(name, indexes.into_iter()).ok());
+        let indexes = declaration.split(';').filter(|said| !said.is_empty()).map(|said| IndexDecl::parse(name, said));
+        let spec =
+            indexes.collect::<Option<Vec<_>>>().and_then(|indexes| Spec::from_indexes(name, indexes.into_iter()).ok());
         spec.filter(|spec| spec.declaration == declaration).ok_or_else(|| {
             StoreError::Corrupt(format!(
                 "the recorded declaration of the collection `{}` is not one that this version knows",
-                shown(name)
+                escape_name(name)
             ))
         })
     }
 
-    fn of(name: &'d str, indexes: impl Iterator<Item = Declared<'d>>) -> Result<Self> {
+    fn from_indexes(name: &'d str, indexes: impl Iterator<Item = IndexDecl<'d>>) -> Result<Self> {
         check_name(name)?;
         let mut spec = Self {
             name,
@@ -117,19 +117,19 @@ impl<'d> Spec<'d> {
         };
         let mut declaration = Vec::new();
         for index in indexes {
-            let said = match index.each {
+            let index_text = match index.each {
                 Some(list) => spec.add_list(&index, list)?,
                 None => spec.add_index(&index)?,
             };
-            if !declaration.contains(&said) {
-                declaration.push(said);
+            if !declaration.contains(&index_text) {
+                declaration.push(index_text);
             }
         }
         spec.declaration = declaration.join(";");
         Ok(spec)
     }
 
-    fn add_index(&mut self, index: &Declared<'d>) -> Result<String> {
+    fn add_index(&mut self, index: &IndexDecl<'d>) -> Result<String> {
         let name = self.name;
         let fields = index.fields.iter().map(|text| Field::new(text)).collect::<Result<Vec<_>>>()?;
         if fields.is_empty() {
@@ -140,26 +140,34 @@ impl<'d> Spec<'d> {
         for field in &fields {
             columns.push(if field.is_id() { "id".into() } else { quote(&field.column()) });
             if !field.is_id() {
-                parts.push(self.add_column(Column { name: field.column(), content: Content::Key(field.clone()) })?);
+                parts.push(
+                    self.add_column(Column { name: field.column(), content: ColumnContent::Key(field.clone()) })?,
+                );
             }
         }
         if index.unique {
-            let exemption = short(format!("u_{declared}"));
+            let exemption = shorten(format!("u_{declared}"));
             columns.push(quote(&exemption));
-            self.add_column(Column { name: exemption, content: Content::Exemption(fields) })?;
+            self.add_column(Column { name: exemption, content: ColumnContent::Exemption(fields) })?;
         } else if columns.last().is_some_and(|last| last != "id") {
             columns.push("id".into());
         }
         // The name encodes the whole index, so a changed declaration gets another name.
         let said = format!("{} {name}({declared})", if index.unique { "ux" } else { "ix" });
-        let index_name = short(said.clone());
+        let index_name = shorten(said.clone());
         if !self.indexes.iter().any(|there| there.name == index_name) {
-            self.indexes.push(IndexSpec { name: index_name, unique: index.unique, declared, columns, parts });
+            self.indexes.push(IndexSpec {
+                name: index_name,
+                unique: index.unique,
+                declared,
+                columns,
+                key_positions: parts,
+            });
         }
         Ok(said)
     }
 
-    fn add_list(&mut self, index: &Declared<'d>, list: &'d str) -> Result<String> {
+    fn add_list(&mut self, index: &IndexDecl<'d>, list: &'d str) -> Result<String> {
         check_field(list)?;
         let fields = index.fields.iter().map(|text| Field::new(text)).collect::<Result<Vec<_>>>()?;
         // The id must not be named: every entry ends with it.
@@ -170,12 +178,12 @@ impl<'d> Spec<'d> {
             )));
         }
         let declared = format!("{list}/{}", index.fields.join(","));
-        let said = format!("s_{}({declared})", self.name);
-        let name = short(said.clone());
+        let index_text = format!("s_{}({declared})", self.name);
+        let name = shorten(index_text.clone());
         if !self.lists.iter().any(|there| there.name == name) {
             self.lists.push(ListSpec { table: quote(&name), name, list, fields, declared });
         }
-        Ok(said)
+        Ok(index_text)
     }
 
     /// The position of a column, which is added if it is missing.
@@ -195,10 +203,10 @@ impl<'d> Spec<'d> {
 
     /// The values of the index columns for this document, in their order. `Invalid` if they are too long for an index.
     pub(crate) fn keys(&self, id: &str, document: &Value) -> Result<Vec<Vec<u8>>> {
-        let keys = self.columns.iter().map(|column| column.content.of(id, document)).collect::<Result<Vec<_>>>()?;
+        let keys = self.columns.iter().map(|column| column.content.key_of(id, document)).collect::<Result<Vec<_>>>()?;
         for index in &self.indexes {
-            let bytes = index.parts.iter().map(|place| keys[*place].len()).sum::<usize>();
-            if bytes > INDEX_LIMIT {
+            let bytes = index.key_positions.iter().map(|place| keys[*place].len()).sum::<usize>();
+            if bytes > MAX_INDEX_KEY_BYTES {
                 return Err(self.too_long(id, &index.declared, bytes));
             }
         }
@@ -208,19 +216,19 @@ impl<'d> Spec<'d> {
     /// The entries of this document in one of the lists, sorted and without duplicates.
     pub(crate) fn entries(&self, list: &ListSpec<'_>, id: &str, document: &Value) -> Result<Vec<Entry>> {
         let Value::Array(items) = document::field(document, list.list) else { return Ok(Vec::new()) };
-        if items.len() > MOST_ELEMENTS {
+        if items.len() > MAX_LIST_ELEMENTS {
             return Err(StoreError::Invalid(format!(
-                "`{}` of document `{id}` of {} has {} elements; it may have at most {MOST_ELEMENTS}",
+                "`{}` of document `{id}` of {} has {} elements; it may have at most {MAX_LIST_ELEMENTS}",
                 list.list,
                 self.name,
                 items.len()
             )));
         }
         let fields = list.fields.iter().map(|field| field.key(id, document)).collect::<Result<Vec<_>>>()?;
-        let values = items.iter().map(key::of).collect::<Result<BTreeSet<_>>>()?;
+        let values = items.iter().map(key::encode).collect::<Result<BTreeSet<_>>>()?;
         let longest = values.iter().map(Vec::len).max().unwrap_or_default();
         let bytes = longest + fields.iter().map(Vec::len).sum::<usize>();
-        if bytes > INDEX_LIMIT {
+        if bytes > MAX_INDEX_KEY_BYTES {
             return Err(self.too_long(id, &list.declared, bytes));
         }
         Ok(values.into_iter().map(|value| [vec![value], fields.clone()].concat()).collect())
@@ -228,7 +236,7 @@ impl<'d> Spec<'d> {
 
     fn too_long(&self, id: &str, declared: &str, bytes: usize) -> StoreError {
         StoreError::Invalid(format!(
-            "{declared} of document `{id}` of {} takes {bytes} bytes in its index; at most {INDEX_LIMIT} fit",
+            "{declared} of document `{id}` of {} takes {bytes} bytes in its index; at most {MAX_INDEX_KEY_BYTES} fit",
             self.name
         ))
     }
@@ -244,28 +252,28 @@ impl<'d> Spec<'d> {
     }
 
     fn key_column(&self, wanted: &str, case: bool) -> Option<String> {
-        let is_it = |column: &&Column<'_>| match &column.content {
-            Content::Key(field) => field.path == wanted && field.lower == case,
-            Content::Exemption(_) => false,
+        let is_match = |column: &&Column<'_>| match &column.content {
+            ColumnContent::Key(field) => field.path == wanted && field.lower == case,
+            ColumnContent::Exemption(_) => false,
         };
-        self.columns.iter().find(is_it).map(|column| quote(&column.name))
+        self.columns.iter().find(is_match).map(|column| quote(&column.name))
     }
 
     /// The position of a quoted column among the index columns; `None` for the id.
-    pub(crate) fn place_of(&self, quoted: &str) -> Option<usize> {
+    pub(crate) fn position_of(&self, quoted: &str) -> Option<usize> {
         self.columns.iter().position(|column| quote(&column.name) == quoted)
     }
 
     /// The error for a violated unique index.
-    pub(crate) fn taken(&self, index: &IndexSpec) -> StoreError {
+    pub(crate) fn unique_violation(&self, index: &IndexSpec) -> StoreError {
         StoreError::AlreadyExists(format!("another document of {} has the same {}", self.name, index.declared))
     }
 
-    pub(crate) fn missing(&self, id: &str) -> StoreError {
+    pub(crate) fn not_found(&self, id: &str) -> StoreError {
         StoreError::NotFound(format!("`{id}` is not in {}", self.name))
     }
 
-    pub(crate) fn there(&self, id: &str) -> StoreError {
+    pub(crate) fn already_exists(&self, id: &str) -> StoreError {
         StoreError::AlreadyExists(format!("`{id}` is already in {}", self.name))
     }
 
@@ -274,8 +282,8 @@ impl<'d> Spec<'d> {
         StoreError::Conflict(format!("`{id}` of {} {what}", self.name))
     }
 
-    pub(crate) fn too_many_touched(&self) -> StoreError {
-        let most = crate::model::MOST_TOUCHED;
+    pub(crate) fn too_many_matches(&self) -> StoreError {
+        let most = crate::model::MAX_ROWS_AFFECTED;
         StoreError::Invalid(format!(
             "the write matches more than {most} documents of {}; narrow its filters",
             self.name
@@ -283,9 +291,9 @@ impl<'d> Spec<'d> {
     }
 }
 
-impl<'d> Declared<'d> {
+impl<'d> IndexDecl<'d> {
     /// Parses one index of a [`Spec::declaration`]; `None` if it is not an index of this collection.
-    fn read(collection: &str, said: &'d str) -> Option<Self> {
+    fn parse(collection: &str, said: &'d str) -> Option<Self> {
         let (kind, rest) = said.split_at_checked(said.find([' ', '_'])? + 1)?;
         let inner = rest.strip_prefix(collection)?.strip_prefix('(')?.strip_suffix(')')?;
         let (each, fields) = match kind {
@@ -319,7 +327,7 @@ impl ListSpec<'_> {
 
     /// The unquoted names of the list tables of a declaration.
     pub(crate) fn tables(declaration: &str) -> impl Iterator<Item = String> + '_ {
-        declaration.split(';').filter(|said| said.starts_with("s_")).map(|said| short(said.to_owned()))
+        declaration.split(';').filter(|said| said.starts_with("s_")).map(|said| shorten(said.to_owned()))
     }
 
     /// The names of the columns before the id.
@@ -328,7 +336,7 @@ impl ListSpec<'_> {
     }
 
     /// The position of a field; `None` if it is not among the fields.
-    pub(crate) fn place_of(&self, field: &str) -> Option<usize> {
+    pub(crate) fn position_of(&self, field: &str) -> Option<usize> {
         self.fields.iter().position(|there| there.path == field && !there.lower)
     }
 }
@@ -348,23 +356,23 @@ impl<'d> Field<'d> {
     fn column(&self) -> String {
         match self {
             _ if self.is_id() => "id".into(),
-            Self { lower: true, path } => short(format!("l_{path}")),
-            Self { lower: false, path } => short(format!("f_{path}")),
+            Self { lower: true, path } => shorten(format!("l_{path}")),
+            Self { lower: false, path } => shorten(format!("f_{path}")),
         }
     }
 
     fn key(&self, id: &str, document: &Value) -> Result<Vec<u8>> {
         match (self.path, self.lower) {
-            ("id", false) => Ok(key::of_text(id)),
-            ("id", true) => Ok(key::of_text(&id.to_lowercase())),
-            (path, false) => key::of(document::field(document, path)),
-            (path, true) => Ok(key::of_lower(document::field(document, path))),
+            ("id", false) => Ok(key::encode_text(id)),
+            ("id", true) => Ok(key::encode_text(&id.to_lowercase())),
+            (path, false) => key::encode(document::field(document, path)),
+            (path, true) => Ok(key::encode_lowercase(document::field(document, path))),
         }
     }
 }
 
-impl Content<'_> {
-    pub(crate) fn of(&self, id: &str, document: &Value) -> Result<Vec<u8>> {
+impl ColumnContent<'_> {
+    pub(crate) fn key_of(&self, id: &str, document: &Value) -> Result<Vec<u8>> {
         match self {
             Self::Key(field) => field.key(id, document),
             Self::Exemption(fields) => {
@@ -379,12 +387,12 @@ impl Content<'_> {
     }
 
     /// The type of the column, and its default until it is filled.
-    pub(crate) fn kind(&self, dialect: Dialect) -> String {
+    pub(crate) fn column_type(&self, dialect: Dialect) -> String {
         let empty = match self {
             Self::Key(_) => key::NULL,
             Self::Exemption(_) => &[],
         };
-        format!("{} NOT NULL DEFAULT {}", dialect.bytes(), dialect.literal(empty))
+        format!("{} NOT NULL DEFAULT {}", dialect.bytes_type(), dialect.bytes_literal(empty))
     }
 }
 
@@ -399,19 +407,19 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 }
 
 /// A name from a database, escaped for display: truncated, and without terminal control characters.
-pub(crate) fn shown(name: &str) -> String {
+pub(crate) fn escape_name(name: &str) -> String {
     name.chars().take(100).collect::<String>().escape_debug().to_string()
 }
 
 /// Shortens a long name to its beginning and a hash of the whole (FNV-1a, 64 bits).
-fn short(name: String) -> String {
-    if name.len() <= NAME_LIMIT {
+fn shorten(name: String) -> String {
+    if name.len() <= MAX_NAME_BYTES {
         return name;
     }
     let hash = name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    format!("{}~{hash:016x}", &name[..NAME_LIMIT - 17])
+    format!("{}~{hash:016x}", &name[..MAX_NAME_BYTES - 17])
 }
 
 /// Quotes a name. Names consist of declared names, so they contain neither quotes nor NUL.
@@ -437,7 +445,8 @@ mod tests {
         let declared = Spec::new(&Collection { name: "testSvcThings", indexes: INDEXES }).unwrap();
         let recorded = Spec::recorded("testSvcThings", &declared.declaration).unwrap();
         let made = |spec: &Spec<'_>| {
-            let columns = spec.columns.iter().map(|one| format!("{} {}", one.name, one.content.kind(Dialect::Sqlite)));
+            let columns =
+                spec.columns.iter().map(|one| format!("{} {}", one.name, one.content.column_type(Dialect::Sqlite)));
             let indexes = spec.indexes.iter().map(|one| one.create(&spec.table));
             columns.chain(indexes).chain(spec.lists.iter().map(ListSpec::create)).collect::<Vec<_>>()
         };

@@ -1,34 +1,40 @@
 //! Copies the database of a data directory: a compacted snapshot, with or without a running daemon.
 
-use std::fs;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use rusqlite::Connection;
 
-use super::errors::from_sqlite;
-use super::folder::{DATABASE, copy_into, read_identity, visit};
-use super::mark;
-use crate::check::{OnProgress, Progress};
-use crate::{ArchiveWriter, Result, StoreError};
+use super::{
+    clean_shutdown,
+    data_dir::{DATABASE, copy_into, open_alongside, read_info},
+    errors::from_sqlite,
+};
+use crate::{
+    ArchiveWriter, Result, StoreError,
+    check::{OnProgress, Progress},
+};
 
 /// The interval of progress reports.
-const PAUSE: Duration = Duration::from_millis(100);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Copies a snapshot of the database of a data directory, with or without a running daemon.
-pub(super) fn backup(folder: &Path, archive: &ArchiveWriter, progress: OnProgress<'_>) -> Result<()> {
-    let database = folder.join(DATABASE);
-    let Some(identity) = read_identity(&database)?.filter(|identity| identity.seeded) else {
+pub(super) fn backup(data_dir: &Path, archive: &ArchiveWriter, progress: OnProgress<'_>) -> Result<()> {
+    let database = data_dir.join(DATABASE);
+    let Some(identity) = read_info(&database)?.filter(|identity| identity.seeded) else {
         return Err(StoreError::NotFound(format!(
             "there is no data in `{}`; pass the data directory of a daemon that has been started",
-            folder.display()
+            data_dir.display()
         )));
     };
-    mark::require(&identity, &database)?;
+    clean_shutdown::require(&identity, &database)?;
     let failed = |error| from_sqlite(error, &format!("opening `{}`", database.display()));
-    copy(&visit(&database).map_err(failed)?, archive.part(), progress)
+    copy(&open_alongside(&database).map_err(failed)?, archive.temp_path(), progress)
 }
 
 /// Copies a snapshot of the database of a connection.
@@ -42,8 +48,8 @@ pub(super) fn copy(connection: &Connection, part: &Path, progress: OnProgress<'_
         scope.spawn(|| {
             while !is_over.load(Ordering::Acquire) {
                 let done = fs::metadata(part).map_or(0, |part| part.len());
-                progress(Progress { what: "copying the database", done: done.min(of), of });
-                thread::park_timeout(PAUSE);
+                progress(Progress { task: "copying the database", done: done.min(of), total: of });
+                thread::park_timeout(PROGRESS_INTERVAL);
             }
         });
         let copied = copy_into(connection, part).map_err(failed);

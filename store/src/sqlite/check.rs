@@ -5,71 +5,79 @@ use std::path::Path;
 
 use rusqlite::{Connection, Row, params_from_iter, types::Value as SqlValue};
 
-use super::errors::from_sqlite;
-use super::folder::{DATABASE, identify, visit};
-use super::{mark, schema};
-use crate::check::{Checker, Findings, OnProgress, Progress};
-use crate::sql::change::DOCUMENTS_ALONE;
-use crate::sql::{ListSpec, Spec, quote};
-use crate::{Collection, Result, StoreError};
+use super::{
+    clean_shutdown,
+    data_dir::{DATABASE, inspect, open_alongside},
+    errors::from_sqlite,
+    schema,
+};
+use crate::{
+    Collection, Result, StoreError,
+    check::{Checker, Findings, OnProgress, Progress},
+    sql::{ListSpec, Spec, migration::DOCUMENTS_ONLY, quote},
+};
 
 /// The number of documents between two progress reports.
-const PER_WORD: u64 = 1000;
+const DOCUMENTS_PER_REPORT: u64 = 1000;
 /// The maximum number of page faults reported.
-const MOST_FAULTS: u32 = 20;
+const MAX_FAULTS: u32 = 20;
 
 /// Checks the database of a data directory. First its tables and indexes are compared with the recorded declarations;
 /// if they differ, nothing else is checked. Then each document is checked against the declaration recorded for its
 /// collection. A member of `collections` without a recorded declaration is a problem too.
 ///
 /// `NotFound` if there is no database; an error too if it cannot be read at all.
-pub(super) fn check(folder: &Path, collections: &[Collection], progress: OnProgress<'_>) -> Result<Findings> {
-    let database = folder.join(DATABASE);
-    let Some((identity, problems)) = identify(&database)? else {
-        return Err(StoreError::NotFound(format!("there is no data in `{}`", folder.display())));
+pub(super) fn check(data_dir: &Path, collections: &[Collection], progress: OnProgress<'_>) -> Result<Findings> {
+    let database = data_dir.join(DATABASE);
+    let Some((identity, problems)) = inspect(&database)? else {
+        return Err(StoreError::NotFound(format!("there is no data in `{}`", data_dir.display())));
     };
-    let lacks_writes = mark::require(&identity, &database).err();
+    let lacks_writes = clean_shutdown::require(&identity, &database).err();
     let failed = |error| from_sqlite(error, &format!("checking `{}`", database.display()));
-    let connection = visit(&database).map_err(failed)?;
+    let connection = open_alongside(&database).map_err(failed)?;
     connection.execute_batch("PRAGMA query_only = ON; BEGIN").map_err(failed)?;
-    let mut findings = Findings { lacks_writes: lacks_writes.map(|error| error.to_string()), ..Findings::default() };
+    let mut findings = Findings { missing_writes: lacks_writes.map(|error| error.to_string()), ..Findings::default() };
     if !problems.is_empty() {
-        problems.into_iter().for_each(|problem| findings.add(problem));
-        findings.add(
+        problems.into_iter().for_each(|problem| findings.report(problem));
+        findings.report(
             "the documents were not checked, because the tables and indexes are not those that OpenOrch created".into(),
         );
         return Ok(findings);
     }
-    progress(Progress { what: "the pages of the database", done: 0, of: 1 });
-    pages(&connection, &mut findings).map_err(failed)?;
+    progress(Progress { task: "the pages of the database", done: 0, total: 1 });
+    check_pages(&connection, &mut findings).map_err(failed)?;
     let recorded = schema::recorded(&connection)?;
     for collection in collections.iter().filter(|collection| !recorded.contains_key(collection.name)) {
-        findings.add_missing(collection.name);
+        findings.report_missing_collection(collection.name);
     }
     for (name, (declaration, version)) in &recorded {
-        let declaration = if *version == DOCUMENTS_ALONE { "" } else { declaration };
+        let declaration = if *version == DOCUMENTS_ONLY { "" } else { declaration };
         match Spec::recorded(name, declaration) {
-            Ok(spec) => documents(&connection, Checker::new(&spec, &mut findings), progress).map_err(failed)?,
+            Ok(spec) => check_documents(&connection, Checker::new(&spec, &mut findings), progress).map_err(failed)?,
             // For example, of a newer layout.
-            Err(error) => findings.add(error.sentence().to_owned()),
+            Err(error) => findings.report(error.sentence().to_owned()),
         }
     }
     Ok(findings)
 }
 
-fn pages(connection: &Connection, findings: &mut Findings) -> rusqlite::Result<()> {
-    let mut check = connection.prepare(&format!("PRAGMA integrity_check({MOST_FAULTS})"))?;
+fn check_pages(connection: &Connection, findings: &mut Findings) -> rusqlite::Result<()> {
+    let mut check = connection.prepare(&format!("PRAGMA integrity_check({MAX_FAULTS})"))?;
     let faults = check.query_map([], |row| row.get::<_, String>(0))?;
     for fault in faults {
         match fault?.as_str() {
             "ok" => {}
-            fault => findings.add(format!("the database file is damaged: {fault}")),
+            fault => findings.report(format!("the database file is damaged: {fault}")),
         }
     }
     Ok(())
 }
 
-fn documents(connection: &Connection, mut checker: Checker<'_>, progress: OnProgress<'_>) -> rusqlite::Result<()> {
+fn check_documents(
+    connection: &Connection,
+    mut checker: Checker<'_>,
+    progress: OnProgress<'_>,
+) -> rusqlite::Result<()> {
     let spec = checker.spec;
     let columns: String = spec.columns.iter().map(|column| format!(", {}", quote(&column.name))).collect();
     let mut select = connection.prepare(&format!("SELECT rid, id, doc{columns} FROM {} ORDER BY rid", spec.table))?;
@@ -83,24 +91,24 @@ fn documents(connection: &Connection, mut checker: Checker<'_>, progress: OnProg
     let mut rows = select.query([])?;
     let mut done = 0;
     while let Some(row) = rows.next()? {
-        if done % PER_WORD == 0 {
-            progress(Progress { what: spec.name, done, of });
+        if done % DOCUMENTS_PER_REPORT == 0 {
+            progress(Progress { task: spec.name, done, total: of });
         }
         done += 1;
         let (rid, id, doc): (i64, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let expected = checker.document(&id, &doc, &keys(row, spec.columns.len())?);
+        let expected = checker.check_document(&id, &doc, &keys(row, spec.columns.len())?);
         for (list, entries) in expected.iter().enumerate() {
             for entry in entries {
                 let keys = entry.iter().map(|key| SqlValue::Blob(key.clone()));
                 let whole = keys.chain([SqlValue::Text(id.clone()), SqlValue::Integer(rid)]);
                 if !lists[list].exists(params_from_iter(whole))? {
-                    checker.missing_entry(list, &id);
+                    checker.report_missing_entry(list, &id);
                 }
             }
         }
     }
     for (at, list) in spec.lists.iter().enumerate() {
-        checker.list_has(at, u64::try_from(count(&list.table)?).unwrap_or_default());
+        checker.check_entry_count(at, u64::try_from(count(&list.table)?).unwrap_or_default());
     }
     Ok(())
 }

@@ -1,12 +1,10 @@
 //! A data directory as an [`Engine`].
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
-use super::restore::Copied;
-use super::{SqliteOptions, SqliteStore, backup, check};
+use super::{SqliteOptions, SqliteStore, backup, check, restore::StagedRestore};
 use crate::{
-    ArchiveReader, ArchiveWriter, BoxFuture, Collection, Engine, Findings, OnProgress, Restoring, Result, Store,
+    ArchiveReader, ArchiveWriter, BoxFuture, Collection, Engine, Findings, OnProgress, PendingRestore, Result, Store,
     StoreError,
 };
 
@@ -14,7 +12,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct SqliteEngine {
     /// The directory of the database and its lock file.
-    pub folder: PathBuf,
+    pub data_dir: PathBuf,
     /// The options to open it with.
     pub options: SqliteOptions,
 }
@@ -22,13 +20,13 @@ pub struct SqliteEngine {
 impl SqliteEngine {
     /// A data directory with the default options.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into(), options: SqliteOptions::default() }
+        Self { data_dir: folder.into(), options: SqliteOptions::default() }
     }
 }
 
 impl Engine for SqliteEngine {
     fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Store>>> {
-        let Self { folder, options } = self.clone();
+        let Self { data_dir: folder, options } = self.clone();
         Box::pin(async move {
             // Recovering a long log takes a while.
             let opening = tokio::task::spawn_blocking(move || SqliteStore::open(folder, options)).await;
@@ -37,7 +35,7 @@ impl Engine for SqliteEngine {
     }
 
     fn backup<'a>(&'a self, archive: &'a mut ArchiveWriter, progress: OnProgress<'a>) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { backup::backup(&self.folder, archive, progress) })
+        Box::pin(async move { backup::backup(&self.data_dir, archive, progress) })
     }
 
     fn restore<'a>(
@@ -45,14 +43,14 @@ impl Engine for SqliteEngine {
         archive: ArchiveReader,
         collections: &'a [Collection],
         progress: OnProgress<'a>,
-    ) -> BoxFuture<'a, Result<Box<dyn Restoring>>> {
+    ) -> BoxFuture<'a, Result<Box<dyn PendingRestore>>> {
         Box::pin(async move {
-            let copied = Copied::prepare(archive, &self.folder, collections, progress)?;
-            Ok(Box::new(copied) as Box<dyn Restoring>)
+            let copied = StagedRestore::prepare(archive, &self.data_dir, collections, progress)?;
+            Ok(Box::new(copied) as Box<dyn PendingRestore>)
         })
     }
 
     fn check<'a>(&'a self, collections: &'a [Collection], progress: OnProgress<'a>) -> BoxFuture<'a, Result<Findings>> {
-        Box::pin(async move { check::check(&self.folder, collections, progress) })
+        Box::pin(async move { check::check(&self.data_dir, collections, progress) })
     }
 }

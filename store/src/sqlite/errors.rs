@@ -1,7 +1,6 @@
 //! Translates errors of SQLite and the file system into store errors with a remedy.
 
-use std::io;
-use std::path::Path;
+use std::{io, path::Path};
 
 use rusqlite::ErrorCode;
 

@@ -1,59 +1,68 @@
 //! The embedded engine: a data directory with one SQLite database, for a single daemon. One thread writes
 //! (`writer.rs`), a few read (`reader.rs`); documents are validated in the caller's task.
 
-mod apply;
 mod backup;
 mod check;
+pub(crate) mod clean_shutdown;
+mod data_dir;
 mod disk;
+mod durability;
 mod engine;
 mod errors;
+mod exec_query;
+mod exec_write;
 #[cfg(any(test, feature = "explain"))]
 mod explain;
-mod folder;
-pub(crate) mod mark;
-mod place;
+mod open_files;
 mod reader;
 mod restore;
-mod run;
-mod safety;
 mod schema;
-pub(crate) mod shape;
+pub(crate) mod schema_check;
 mod writer;
 
-pub use self::engine::SqliteEngine;
-pub(crate) use self::errors::{from_file, from_io, from_sqlite};
-#[cfg(any(test, feature = "explain"))]
-pub use self::explain::on_sqlite;
-pub(crate) use self::folder::{
-    Identity, beside, look_into, make_own_tables, open_private, read_identity, remove_beside, remove_database,
-    sync_file, sync_folder_of,
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, SystemTime},
 };
-pub use self::mark::{Newest, accept};
-pub(crate) use self::run::row_of;
-pub(crate) use self::shape::harden_for_file;
-
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
 
 use rusqlite::OptionalExtension;
 use tokio::sync::{mpsc, oneshot};
 
-use self::disk::Reserve;
-use self::folder::{Folder, make_folder};
-use self::reader::{Limits, Readers, closed};
-use self::schema::Statements;
-use self::writer::{Job, Reply, Writer};
-use crate::sql::{self, Dialect};
+#[cfg(any(test, feature = "explain"))]
+pub use self::explain::explain_on_sqlite;
+pub use self::{
+    clean_shutdown::{LastWrite, accept_missing_writes},
+    engine::SqliteEngine,
+};
+use self::{
+    data_dir::{DataDir, create_data_dir},
+    disk::Reserve,
+    reader::{Limits, ReaderPool, closed_error},
+    schema::Statements,
+    writer::{Job, Reply, Writer},
+};
+pub(crate) use self::{
+    data_dir::{
+        DatabaseInfo, make_own_tables, open_private, open_read_only, read_info, remove_database, remove_side_files,
+        sync_file, sync_parent_dir, with_suffix,
+    },
+    errors::{from_file, from_io, from_sqlite},
+    exec_query::row_of,
+    schema_check::harden_for_file,
+};
 use crate::{
-    ArchiveWriter, Batch, BoxFuture, Collection, Committed, Filter, Notes, Page, Query, Result, Row, Rows, Store,
+    ArchiveWriter, Batch, BoxFuture, Collection, Committed, Filter, Notes, Page, Query, Result, Row, RowStream, Store,
     StoreError,
+    sql::{self, Dialect},
 };
 
 /// The capacity of the writer's queue; further callers wait for a free slot.
-const WAITING: usize = 1024;
+const JOB_QUEUE_CAPACITY: usize = 1024;
 
 /// Options for opening a data directory; the daemon uses the defaults.
 #[derive(Debug, Clone)]
@@ -68,11 +77,11 @@ pub struct SqliteOptions {
     /// two machines apart.
     pub allow_network: bool,
     /// The timeout of a read.
-    pub read_limit: Duration,
+    pub read_timeout: Duration,
     /// The timeout of a whole stream.
-    pub stream_limit: Duration,
+    pub stream_timeout: Duration,
     /// The timeout for the caller to take the next chunk of a stream.
-    pub piece_limit: Duration,
+    pub chunk_timeout: Duration,
 }
 
 impl Default for SqliteOptions {
@@ -82,9 +91,9 @@ impl Default for SqliteOptions {
             readers: 4,
             page_limit: None,
             allow_network: false,
-            read_limit: Duration::from_secs(30),
-            stream_limit: Duration::from_secs(600),
-            piece_limit: Duration::from_secs(30),
+            read_timeout: Duration::from_secs(30),
+            stream_timeout: Duration::from_secs(600),
+            chunk_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -93,16 +102,16 @@ impl Default for SqliteOptions {
 pub struct SqliteStore(Arc<Inner>);
 
 struct Inner {
-    folder: Arc<Folder>,
+    data_dir: Arc<DataDir>,
     collections: Collections,
     seeded: Arc<AtomicBool>,
-    readers: Readers,
+    readers: ReaderPool,
     /// `None` once the store is closed; the writer ends after the queued jobs.
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
-type Known = sql::Known<Statements>;
+type OpenCollection = sql::OpenCollection<Statements>;
 type Collections = sql::Collections<Statements>;
 
 impl SqliteStore {
@@ -113,11 +122,11 @@ impl SqliteStore {
     /// (`InUse`); one that is not writable or is on a network file system, or a database of a newer version
     /// (`Unavailable`); a full disk, once the reserve is used up (`StorageFull`); a file that is not a sound database
     /// of OpenOrch, and, once seeded, a database that is missing, empty or a different one (`Corrupt`).
-    pub fn open(folder: impl AsRef<Path>, options: SqliteOptions) -> Result<Arc<dyn Store>> {
-        let folder = folder.as_ref();
-        make_folder(folder)?;
+    pub fn open(data_dir: impl AsRef<Path>, options: SqliteOptions) -> Result<Arc<dyn Store>> {
+        let folder = data_dir.as_ref();
+        create_data_dir(folder)?;
         disk::check_file_system(folder, options.allow_network)?;
-        let reserve = Reserve::of(folder);
+        let reserve = Reserve::new(folder);
         let (writer, readers) = loop {
             match Self::open_files(folder, &options) {
                 // A daemon that only reads and routes is still useful; writes fail until there is space.
@@ -125,15 +134,16 @@ impl SqliteStore {
                 opened => break opened?,
             }
         };
-        let (folder, seeded) = (writer.folder(), writer.seeded());
-        let (jobs, receiver) = mpsc::channel(WAITING);
-        let thread = std::thread::Builder::new()
-            .name("store-writer".into())
-            .spawn(move || writer.work(receiver))
-            .map_err(|error| StoreError::Unavailable(format!("no thread can be started for writing: {error}")))?;
+        let (folder, seeded) = (writer.data_dir(), writer.seeded());
+        let (jobs, receiver) = mpsc::channel(JOB_QUEUE_CAPACITY);
+        let thread =
+            std::thread::Builder::new()
+                .name("store-writer".into())
+                .spawn(move || writer.run_jobs(receiver))
+                .map_err(|error| StoreError::Unavailable(format!("no thread can be started for writing: {error}")))?;
         Ok(Arc::new(Self(Arc::new(Inner {
             readers,
-            folder,
+            data_dir: folder,
             collections: Collections::new(Dialect::Sqlite, options.document_limit),
             seeded,
             jobs: Mutex::new(Some(jobs)),
@@ -143,26 +153,27 @@ impl SqliteStore {
 }
 
 impl SqliteStore {
-    fn open_files(folder: &Path, options: &SqliteOptions) -> Result<(Writer, Readers)> {
-        let folder = Arc::new(Folder::open(folder)?);
+    fn open_files(data_dir: &Path, options: &SqliteOptions) -> Result<(Writer, ReaderPool)> {
+        let folder = Arc::new(DataDir::open(data_dir)?);
         let seeded = Arc::new(AtomicBool::new(folder.seeded));
         let writer = Writer::open(folder.clone(), seeded, options.document_limit, options.page_limit)?;
-        let limits = Limits { read: options.read_limit, stream: options.stream_limit, piece: options.piece_limit };
-        let readers = Readers::open(folder, options.readers, limits)?;
+        let limits =
+            Limits { read: options.read_timeout, stream: options.stream_timeout, chunk: options.chunk_timeout };
+        let readers = ReaderPool::open(folder, options.readers, limits)?;
         Ok((writer, readers))
     }
 }
 
 /// Yields to other tasks from time to time: reads that complete synchronously would otherwise never yield.
-async fn yield_in_time() {
+async fn yield_if_needed() {
     tokio::task::coop::consume_budget().await;
 }
 
 impl Store for SqliteStore {
     fn open_collections<'a>(&'a self, collections: &'a [Collection]) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let opened = Collections::check(collections)?;
-            self.0.ask(|reply| Job::Open(opened.clone(), reply)).await?;
+            let opened = Collections::validate(collections)?;
+            self.0.submit(|reply| Job::Open(opened.clone(), reply)).await?;
             self.0.collections.add(opened);
             Ok(())
         })
@@ -171,11 +182,11 @@ impl Store for SqliteStore {
     fn get<'a>(&'a self, collection: &'a str, id: &'a str) -> BoxFuture<'a, Result<Option<Row>>> {
         Box::pin(async move {
             let known = self.0.collections.get(collection)?;
-            yield_in_time().await;
-            self.0.readers.run_here(|connection| {
+            yield_if_needed().await;
+            self.0.readers.run_inline(|connection| {
                 connection
                     .prepare_cached(&known.statements.get)
-                    .and_then(|mut statement| statement.query_row([id], run::row_of).optional())
+                    .and_then(|mut statement| statement.query_row([id], exec_query::row_of).optional())
                     .map_err(|error| from_sqlite(error, &format!("reading {collection}")))
             })
         })
@@ -184,48 +195,49 @@ impl Store for SqliteStore {
     fn find<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
             let plan = self.0.collections.plan(collection, query)?;
-            yield_in_time().await;
-            if plan.is_all_sql()
-                && let Some(page) = self.0.readers.try_here(|connection| run::find_short(&plan, connection))?
+            yield_if_needed().await;
+            if plan.is_fully_sql()
+                && let Some(page) = self.0.readers.try_inline(|connection| exec_query::find_short(&plan, connection))?
             {
                 return Ok(page);
             }
-            self.0.readers.run(move |connection| run::find(&plan, connection)).await
+            self.0.readers.run(move |connection| exec_query::find(&plan, connection)).await
         })
     }
 
-    fn stream<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Rows>> {
+    fn stream<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<RowStream>> {
         Box::pin(async move { self.0.readers.stream(self.0.collections.plan(collection, query)?).await })
     }
 
     fn count<'a>(&'a self, collection: &'a str, filters: &'a [Filter]) -> BoxFuture<'a, Result<u64>> {
         Box::pin(async move {
             let plan = self.0.collections.count(collection, filters, u64::MAX)?;
-            self.0.readers.run(move |connection| run::count(&plan, connection)).await
+            self.0.readers.run(move |connection| exec_query::count(&plan, connection)).await
         })
     }
 
     fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
         Box::pin(async move {
-            let steps = batch.0.into_iter().map(|write| self.0.collections.step(write)).collect::<Result<Vec<_>>>()?;
+            let steps =
+                batch.0.into_iter().map(|write| self.0.collections.prepare(write)).collect::<Result<Vec<_>>>()?;
             if steps.is_empty() {
                 return Ok(Committed::default());
             }
-            self.0.ask(|reply| Job::Commit(steps, reply)).await
+            self.0.submit(|reply| Job::Commit(steps, reply)).await
         })
     }
 
     fn back_up<'a>(&'a self, file: &'a Path, notes: &'a Notes) -> BoxFuture<'a, Result<u64>> {
         let (file, notes) = (file.to_owned(), notes.clone());
-        Box::pin(self.0.readers.copy(move |connection| {
+        Box::pin(self.0.readers.run_copy(move |connection| {
             let archive = ArchiveWriter::create(&file)?;
-            backup::copy(connection, archive.part(), &mut |_| {})?;
+            backup::copy(connection, archive.temp_path(), &mut |_| {})?;
             archive.finish(&notes)
         }))
     }
 
     fn mark_seeded(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.0.ask(Job::MarkSeeded))
+        Box::pin(self.0.submit(Job::MarkSeeded))
     }
 
     fn is_seeded(&self) -> bool {
@@ -233,7 +245,7 @@ impl Store for SqliteStore {
     }
 
     fn database_id(&self) -> &str {
-        &self.0.folder.database_id
+        &self.0.data_dir.database_id
     }
 
     fn ready(&self) -> BoxFuture<'_, Result<()>> {
@@ -280,12 +292,12 @@ impl Drop for SqliteStore {
 
 impl Inner {
     fn sender(&self) -> Result<mpsc::Sender<Job>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed_error)
     }
 
-    async fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T> {
+    async fn submit<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        self.sender()?.send(job(reply)).await.map_err(|_| closed())?;
+        self.sender()?.send(job(reply)).await.map_err(|_| closed_error())?;
         let ended = || StoreError::Unavailable("the writer thread ended without an answer".into());
         answer.await.unwrap_or_else(|_| Err(ended()))
     }
@@ -299,7 +311,7 @@ impl Inner {
         if let Some(writer) = writer.take() {
             // A panicked writer has already dropped all replies.
             let _ = writer.join();
-            self.folder.let_go();
+            self.data_dir.release();
         }
     }
 }

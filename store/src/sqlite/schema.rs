@@ -5,9 +5,14 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, Statement, params_from_iter, types::Value as SqlValue};
 
 use super::errors::from_sqlite;
-use crate::sql::change::{self, Change, FILL_AT_ONCE, Recorded, SPEC_VERSION, There};
-use crate::sql::{Column, Dialect, Entry, ListSpec, Spec, quote};
-use crate::{Result, StoreError, document};
+use crate::{
+    Result, StoreError, document,
+    sql::{
+        Column, Dialect, Entry, ListSpec, Spec,
+        migration::{self, BACKFILL_BATCH, ExistingTable, Migration, RecordedCollections, SPEC_VERSION},
+        quote,
+    },
+};
 
 /// The statements of one collection.
 pub(super) struct Statements {
@@ -17,7 +22,7 @@ pub(super) struct Statements {
     pub(super) version: String,
     pub(super) get: String,
     /// Selects the rowid and the document, for collections with lists.
-    pub(super) old: String,
+    pub(super) rowid_and_doc: String,
     /// For each list: insert and delete of an entry.
     pub(super) lists: Vec<(String, String)>,
 }
@@ -35,7 +40,7 @@ impl From<&Spec<'_>> for Statements {
             delete: format!("DELETE FROM {table} WHERE id = ?"),
             version: format!("SELECT ver FROM {table} WHERE id = ?"),
             get: format!("SELECT id, ver, doc FROM {table} WHERE id = ?"),
-            old: format!("SELECT rid, doc FROM {table} WHERE id = ?"),
+            rowid_and_doc: format!("SELECT rid, doc FROM {table} WHERE id = ?"),
             lists: spec.lists.iter().map(list_statements).collect(),
         }
     }
@@ -71,7 +76,7 @@ pub(super) fn collections(connection: &Connection) -> rusqlite::Result<Vec<Strin
 }
 
 /// The recorded collections.
-pub(super) fn recorded(connection: &Connection) -> Result<Recorded> {
+pub(super) fn recorded(connection: &Connection) -> Result<RecordedCollections> {
     let failed = |error| from_sqlite(error, "reading the declared collections");
     let mut statement = connection.prepare("SELECT collection, spec, version FROM _store_meta").map_err(failed)?;
     statement
@@ -86,31 +91,31 @@ pub(super) fn is_as_declared<'a>(
     mut specs: impl Iterator<Item = &'a Spec<'a>>,
 ) -> Result<bool> {
     let recorded = recorded(connection)?;
-    Ok(specs.all(|spec| change::is_as_declared(&recorded, spec)))
+    Ok(specs.all(|spec| migration::is_up_to_date(&recorded, spec)))
 }
 
 /// Migrates the tables to their declaration, within the caller's transaction.
-pub(super) fn bring_up<'a>(connection: &Connection, specs: impl Iterator<Item = &'a Spec<'a>>) -> Result<()> {
+pub(super) fn migrate<'a>(connection: &Connection, specs: impl Iterator<Item = &'a Spec<'a>>) -> Result<()> {
     let recorded = recorded(connection)?;
     for spec in specs {
-        if !change::is_as_declared(&recorded, spec) {
-            change::check_case(&recorded, spec)?;
-            Tables { connection, spec }.bring_up(&recorded)?;
+        if !migration::is_up_to_date(&recorded, spec) {
+            migration::check_name_case(&recorded, spec)?;
+            TableMigration { connection, spec }.run(&recorded)?;
         }
     }
     Ok(())
 }
 
 /// The migration of the tables of one collection.
-struct Tables<'a> {
+struct TableMigration<'a> {
     connection: &'a Connection,
     spec: &'a Spec<'a>,
 }
 
-impl Tables<'_> {
-    fn bring_up(&self, recorded: &Recorded) -> Result<()> {
-        let there = self.look()?;
-        let change = Change::new(self.spec, recorded, &there);
+impl TableMigration<'_> {
+    fn run(&self, recorded: &RecordedCollections) -> Result<()> {
+        let there = self.create_or_inspect()?;
+        let change = Migration::new(self.spec, recorded, &there);
         let table = &self.spec.table;
         for index in &change.drop_indexes {
             self.execute(&format!("DROP INDEX {}", quote(index)))?;
@@ -119,7 +124,7 @@ impl Tables<'_> {
             self.execute(&format!("ALTER TABLE {table} DROP COLUMN {}", quote(column)))?;
         }
         for column in &change.add_columns {
-            self.execute(&format!("ALTER TABLE {table} ADD COLUMN {}", column_of(column)))?;
+            self.execute(&format!("ALTER TABLE {table} ADD COLUMN {}", column_definition(column)))?;
         }
         for list in &change.drop_lists {
             self.execute(&format!("DROP TABLE IF EXISTS {}", quote(list)))?;
@@ -127,13 +132,13 @@ impl Tables<'_> {
         for list in &change.add_lists {
             self.execute(&list.create())?;
         }
-        if change.fills() {
-            self.fill(&change.add_columns, &change.add_lists)?;
+        if change.needs_backfill() {
+            self.backfill(&change.add_columns, &change.add_lists)?;
         }
         for index in &change.add_indexes {
             self.connection.execute_batch(&index.create(table)).map_err(|error| match error.sqlite_error_code() {
                 Some(rusqlite::ErrorCode::ConstraintViolation) if index.unique => {
-                    change::broken_by_documents(self.spec, index)
+                    migration::unique_violation_in_documents(self.spec, index)
                 }
                 _ => self.failed(error),
             })?;
@@ -149,17 +154,18 @@ impl Tables<'_> {
     }
 
     /// Creates the table if it is missing, and returns its columns and indexes.
-    fn look(&self) -> Result<There> {
+    fn create_or_inspect(&self) -> Result<ExistingTable> {
         let is_new = self.names("SELECT name FROM sqlite_schema WHERE type = 'table' AND name = ?")?.is_empty();
         if is_new {
-            let columns: String = self.spec.columns.iter().map(|column| format!("{}, ", column_of(column))).collect();
+            let columns: String =
+                self.spec.columns.iter().map(|column| format!("{}, ", column_definition(column))).collect();
             self.execute(&format!(
                 "CREATE TABLE {}(
                    rid INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, ver INTEGER NOT NULL, {columns}doc TEXT NOT NULL)",
                 self.spec.table
             ))?;
         }
-        Ok(There {
+        Ok(ExistingTable {
             is_new,
             columns: self.names("SELECT name FROM pragma_table_info(?)")?,
             indexes: self
@@ -168,7 +174,7 @@ impl Tables<'_> {
     }
 
     /// Fills new columns and lists from the documents.
-    fn fill(&self, columns: &[&Column<'_>], lists: &[&ListSpec<'_>]) -> Result<()> {
+    fn backfill(&self, columns: &[&Column<'_>], lists: &[&ListSpec<'_>]) -> Result<()> {
         let (connection, spec) = (self.connection, self.spec);
         let failed = |error| from_sqlite(error, &format!("filling the indexes of {}", spec.name));
         let set: Vec<String> = columns.iter().map(|column| format!("{} = ?", quote(&column.name))).collect();
@@ -183,7 +189,7 @@ impl Tables<'_> {
         }
         let table = &spec.table;
         let mut select = connection
-            .prepare(&format!("SELECT rid, id, doc FROM {table} WHERE rid > ? ORDER BY rid LIMIT {FILL_AT_ONCE}"))
+            .prepare(&format!("SELECT rid, id, doc FROM {table} WHERE rid > ? ORDER BY rid LIMIT {BACKFILL_BATCH}"))
             .map_err(failed)?;
         let mut last = i64::MIN;
         loop {
@@ -197,7 +203,7 @@ impl Tables<'_> {
                 let document = document::parse_stored(doc, spec.name, id)?;
                 let mut values = Vec::with_capacity(columns.len() + 1);
                 for column in columns {
-                    values.push(SqlValue::Blob(column.content.of(id, &document)?));
+                    values.push(SqlValue::Blob(column.content.key_of(id, &document)?));
                 }
                 values.push(SqlValue::Integer(*rid));
                 if let Some(update) = &mut update {
@@ -228,6 +234,6 @@ impl Tables<'_> {
 }
 
 /// A column definition, as in the statement that creates its table.
-pub(super) fn column_of(column: &Column<'_>) -> String {
-    format!("{} {}", quote(&column.name), column.content.kind(Dialect::Sqlite))
+pub(super) fn column_definition(column: &Column<'_>) -> String {
+    format!("{} {}", quote(&column.name), column.content.column_type(Dialect::Sqlite))
 }

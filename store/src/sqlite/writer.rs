@@ -1,41 +1,47 @@
 //! The writer thread, with group commit: all waiting batches are committed in one transaction. A failed batch does not
 //! affect the others (`exec_write.rs`); no batch is acknowledged before the commit is on disk.
 
-use std::fs;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
-use super::Known;
-use super::apply::Step;
-use super::disk::Reserve;
-use super::errors::from_sqlite;
-use super::folder::{Folder, beside, upgrade};
-use super::schema;
+use super::{
+    OpenCollection,
+    data_dir::{DataDir, upgrade, with_suffix},
+    disk::Reserve,
+    errors::from_sqlite,
+    exec_write::PreparedWrite,
+    schema,
+};
 use crate::{Committed, Result, StoreError};
 
 /// The maximum number of batches in one transaction.
-const GROUP: usize = 512;
+const MAX_GROUP_BATCHES: usize = 512;
 /// The number of log pages of 4 KiB before a checkpoint. A page that is written repeatedly, such as those of an index,
 /// is written to the main file once per checkpoint. After a crash, the next start recovers about 16 MiB of log.
-const LOG_PAGES: u32 = 4000;
+const CHECKPOINT_PAGES: u32 = 4000;
 
 /// The log size in bytes above which the writer waits for readers and truncates the log. SQLite restarts the log only
 /// if no read is active at a commit; under constant reads that never happens, and the log would grow without limit.
-const LOG_MOST: u64 = 128 * 1024 * 1024;
+const MAX_LOG_BYTES: u64 = 128 * 1024 * 1024;
 
 /// The minimum interval between checks of the log size, each of which costs a small part of a commit.
-const LOG_PAUSE: Duration = Duration::from_millis(1);
+const LOG_CHECK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The maximum time to wait for further batches. Half of the last commit may be seconds if the disk stalled.
-const GATHER_LIMIT: Duration = Duration::from_millis(10);
+const MAX_GATHER_TIME: Duration = Duration::from_millis(10);
 
 /// The timeout for locks of the database.
-const BUSY: Duration = Duration::from_secs(5);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The channel for the result of a job.
 pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
@@ -43,16 +49,16 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
 /// A job for the writer.
 pub(super) enum Job {
     /// Applies a batch.
-    Commit(Vec<Step>, Reply<Committed>),
+    Commit(Vec<PreparedWrite>, Reply<Committed>),
     /// Migrates tables to their declaration.
-    Open(Vec<Arc<Known>>, Reply<()>),
+    Open(Vec<Arc<OpenCollection>>, Reply<()>),
     /// Records in the database and in the lock file that seeding is finished.
     MarkSeeded(Reply<()>),
 }
 
 /// A batch in a group, with its result so far.
-struct Member {
-    steps: Vec<Step>,
+struct GroupMember {
+    steps: Vec<PreparedWrite>,
     reply: Reply<Committed>,
     outcome: Result<Committed>,
 }
@@ -60,7 +66,7 @@ struct Member {
 /// The state of the writer thread.
 pub(super) struct Writer {
     pub(super) connection: Connection,
-    pub(super) folder: Arc<Folder>,
+    pub(super) folder: Arc<DataDir>,
     seeded: Arc<AtomicBool>,
     pub(super) document_limit: usize,
     /// The last version given to a batch.
@@ -68,13 +74,13 @@ pub(super) struct Writer {
     /// The last version that is on disk.
     pub(super) saved_version: u64,
     /// Whether the clean-shutdown flag may still be set.
-    pub(super) marked: bool,
+    pub(super) may_be_clean: bool,
     pub(super) reserve: Reserve,
     log: PathBuf,
-    log_most: u64,
+    max_log_bytes: u64,
     /// The log size in bytes at which it is truncated next.
-    log_due: u64,
-    log_looked_at: Instant,
+    truncate_log_at: u64,
+    log_checked_at: Instant,
     /// The number of batches in the last group, and the duration of its commit.
     last_group: (usize, Duration),
 }
@@ -82,21 +88,21 @@ pub(super) struct Writer {
 impl Writer {
     /// Opens the connection for writing.
     pub(super) fn open(
-        folder: Arc<Folder>,
+        data_dir: Arc<DataDir>,
         seeded: Arc<AtomicBool>,
         document_limit: usize,
         page_limit: Option<u32>,
     ) -> Result<Self> {
-        let connection = folder.connect()?;
-        let doing = format!("opening `{}`", folder.database.display());
+        let connection = data_dir.connect()?;
+        let doing = format!("opening `{}`", data_dir.database.display());
         let prepare = || -> rusqlite::Result<(String, u64)> {
             connection.set_prepared_statement_cache_capacity(128);
-            connection.busy_timeout(BUSY)?;
+            connection.busy_timeout(BUSY_TIMEOUT)?;
             connection.execute_batch(
                 "PRAGMA synchronous = FULL; \
                  PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4096; PRAGMA journal_size_limit = 67108864;",
             )?;
-            connection.query_row(&format!("PRAGMA wal_autocheckpoint = {LOG_PAGES}"), [], |_| Ok(()))?;
+            connection.query_row(&format!("PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}"), [], |_| Ok(()))?;
             if let Some(pages) = page_limit {
                 connection.execute_batch(&format!("PRAGMA max_page_count = {pages}"))?;
             }
@@ -113,27 +119,27 @@ impl Writer {
                  data directory on a local disk"
             )));
         }
-        upgrade(&connection, &folder.database)?;
-        folder.place.remember();
+        upgrade(&connection, &data_dir.database)?;
+        data_dir.open_files.record();
         Ok(Self {
             connection,
-            reserve: Reserve::of(folder.database.parent().unwrap_or(&folder.database)),
-            log: beside(&folder.database, "-wal"),
-            log_most: LOG_MOST,
-            log_due: LOG_MOST,
-            log_looked_at: Instant::now(),
-            folder,
+            reserve: Reserve::new(data_dir.database.parent().unwrap_or(&data_dir.database)),
+            log: with_suffix(&data_dir.database, "-wal"),
+            max_log_bytes: MAX_LOG_BYTES,
+            truncate_log_at: MAX_LOG_BYTES,
+            log_checked_at: Instant::now(),
+            folder: data_dir,
             seeded,
             document_limit,
             last_version,
             saved_version: last_version,
             // True even if it is not set, after a crash: clearing it once more is simpler than reading it here.
-            marked: true,
+            may_be_clean: true,
             last_group: (0, Duration::ZERO),
         })
     }
 
-    pub(super) fn folder(&self) -> Arc<Folder> {
+    pub(super) fn data_dir(&self) -> Arc<DataDir> {
         self.folder.clone()
     }
 
@@ -143,65 +149,70 @@ impl Writer {
     }
 
     /// Processes jobs until all senders are dropped, then checkpoints the log and closes.
-    pub(super) fn work(mut self, mut jobs: mpsc::Receiver<Job>) {
-        self.reserve.tend();
+    pub(super) fn run_jobs(mut self, mut jobs: mpsc::Receiver<Job>) {
+        self.reserve.refill();
         let mut next = jobs.blocking_recv();
         while let Some(job) = next.take() {
             match job {
                 Job::Commit(steps, reply) => {
                     self.gather(&jobs);
-                    next = self.group(steps, reply, &mut jobs);
+                    next = self.commit_group(steps, reply, &mut jobs);
                 }
-                Job::Open(collections, reply) => answer(reply, self.bring_up(&collections)),
-                Job::MarkSeeded(reply) => answer(reply, self.mark_seeded()),
+                Job::Open(collections, reply) => send_reply(reply, self.migrate(&collections)),
+                Job::MarkSeeded(reply) => send_reply(reply, self.mark_seeded()),
             }
             if next.is_none() {
                 next = jobs.blocking_recv();
             }
         }
-        self.finish();
+        self.shut_down();
     }
 
     /// Waits for as many batches as the last group had: their callers were just answered and may be about to commit
     /// again, and one commit for all is cheaper than two. Waits at most a part of the duration of a commit.
     fn gather(&self, jobs: &mpsc::Receiver<Job>) {
         let (members, commit) = self.last_group;
-        let (start, most) = (Instant::now(), GATHER_LIMIT.min(commit / 2));
+        let (start, most) = (Instant::now(), MAX_GATHER_TIME.min(commit / 2));
         while jobs.len() + 1 < members && start.elapsed() < most {
             std::thread::yield_now();
         }
     }
 
     /// Commits this batch and those queued meanwhile as a group; returns a job of another kind that ended the group.
-    fn group(&mut self, steps: Vec<Step>, reply: Reply<Committed>, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+    fn commit_group(
+        &mut self,
+        steps: Vec<PreparedWrite>,
+        reply: Reply<Committed>,
+        jobs: &mut mpsc::Receiver<Job>,
+    ) -> Option<Job> {
         // A batch of guards alone is evaluated even if nothing can be written.
-        let may_go = if writes(&steps) { self.may_write() } else { Ok(()) };
-        if let Err(error) = may_go.and_then(|()| self.run("BEGIN IMMEDIATE")) {
-            answer(reply, Err(error));
+        let may_go = if has_writes(&steps) { self.prepare_write() } else { Ok(()) };
+        if let Err(error) = may_go.and_then(|()| self.execute("BEGIN IMMEDIATE")) {
+            send_reply(reply, Err(error));
             return None;
         }
         let mut group = Vec::new();
         let mut left = None;
-        let mut all_apart = false;
+        let mut use_savepoints = false;
         let mut current = Some((steps, reply));
         while let Some((steps, reply)) = current.take() {
-            let applied = if all_apart { Some(self.apply_apart(&steps)) } else { self.apply(&steps) };
-            let is_torn = applied.is_none();
-            group.push(Member { steps, reply, outcome: applied.unwrap_or_else(|| Err(lost())) });
-            if is_torn {
-                all_apart = true;
-                self.redo(&mut group);
+            let applied = if use_savepoints { Some(self.apply_in_savepoint(&steps)) } else { self.apply(&steps) };
+            let is_partly_written = applied.is_none();
+            group.push(GroupMember { steps, reply, outcome: applied.unwrap_or_else(|| Err(transaction_lost())) });
+            if is_partly_written {
+                use_savepoints = true;
+                self.replay(&mut group);
             }
             if self.connection.is_autocommit() {
                 // SQLite rolled back the whole transaction, as it may on a full disk: no batch of the group was
                 // written.
                 let failure = group.last().and_then(|last| last.outcome.as_ref().err().cloned());
-                self.fail(group, failure.unwrap_or_else(lost));
+                self.fail_group(group, failure.unwrap_or_else(transaction_lost));
                 return None;
             }
-            if group.len() < GROUP {
+            if group.len() < MAX_GROUP_BATCHES {
                 match jobs.try_recv() {
-                    Ok(Job::Commit(steps, reply)) if self.may_write_now() || !writes(&steps) => {
+                    Ok(Job::Commit(steps, reply)) if self.is_prepared_to_write() || !has_writes(&steps) => {
                         current = Some((steps, reply));
                     }
                     Ok(other) => left = Some(other),
@@ -211,78 +222,78 @@ impl Writer {
         }
         let start = Instant::now();
         let has_written = self.last_version != self.saved_version;
-        match self.save_version().and_then(|()| self.run("COMMIT")) {
+        match self.save_version().and_then(|()| self.execute("COMMIT")) {
             Ok(()) => {
                 self.saved_version = self.last_version;
                 self.last_group = (group.len(), start.elapsed());
-                let in_place = if has_written { self.still_in_place() } else { Ok(()) };
+                let in_place = if has_written { self.check_files() } else { Ok(()) };
                 for member in group {
-                    answer(member.reply, in_place.clone().and(member.outcome));
+                    send_reply(member.reply, in_place.clone().and(member.outcome));
                 }
                 if has_written && in_place.is_ok() {
-                    self.limit_log();
-                    self.reserve.tend();
+                    self.truncate_log();
+                    self.reserve.refill();
                 }
             }
-            Err(error) => self.fail(group, error),
+            Err(error) => self.fail_group(group, error),
         }
         left
     }
 
     /// Truncates the log if it is too long. Waits for readers one second for each [`MAX_LOG_BYTES`] of log, at most the
     /// timeout for locks, so that a read of minutes does not block writes that long.
-    fn limit_log(&mut self) {
-        if self.log_looked_at.elapsed() < LOG_PAUSE {
+    fn truncate_log(&mut self) {
+        if self.log_checked_at.elapsed() < LOG_CHECK_INTERVAL {
             return;
         }
-        self.log_looked_at = Instant::now();
+        self.log_checked_at = Instant::now();
         let length = fs::metadata(&self.log).map_or(0, |log| log.len());
-        if length < self.log_due {
+        if length < self.truncate_log_at {
             return;
         }
         let is_done = self
             .connection
-            .busy_timeout(Duration::from_secs(length / self.log_most).min(BUSY))
+            .busy_timeout(Duration::from_secs(length / self.max_log_bytes).min(BUSY_TIMEOUT))
             .and_then(|()| {
                 let is_busy = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
                 self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], is_busy)
             })
             .is_ok_and(|busy| busy == 0);
-        self.log_due = self.log_most + if is_done { 0 } else { length };
+        self.truncate_log_at = self.max_log_bytes + if is_done { 0 } else { length };
         // Best effort, like the whole function: the next write reports an error of the database.
-        let _ = self.connection.busy_timeout(BUSY);
+        let _ = self.connection.busy_timeout(BUSY_TIMEOUT);
     }
 
     /// Rolls back the transaction and replays its batches, each in a savepoint. If that fails, the transaction is lost,
     /// and the remaining batches get the error.
-    fn redo(&mut self, group: &mut [Member]) {
+    fn replay(&mut self, group: &mut [GroupMember]) {
         self.roll_back();
         self.last_version = self.saved_version;
-        let mut going = self.run("BEGIN IMMEDIATE");
+        let mut going = self.execute("BEGIN IMMEDIATE");
         for member in group {
-            member.outcome = going.clone().and_then(|()| self.apply_apart(&member.steps));
+            member.outcome = going.clone().and_then(|()| self.apply_in_savepoint(&member.steps));
             if going.is_ok() && self.connection.is_autocommit() {
-                going = member.outcome.clone().and_then(|_| Err(lost()));
+                going = member.outcome.clone().and_then(|_| Err(transaction_lost()));
             }
         }
     }
 
     /// Rolls back the transaction and fails all batches in it, including those refused before: the refusal may be due
     /// to a write that is now rolled back.
-    fn fail(&mut self, group: Vec<Member>, error: StoreError) {
+    fn fail_group(&mut self, group: Vec<GroupMember>, error: StoreError) {
         self.roll_back();
         // Otherwise the next group would save this version, even a group of guards alone, which must work on a full
         // disk.
         self.last_version = self.saved_version;
         for member in group {
-            answer(member.reply, Err(error.clone()));
+            send_reply(member.reply, Err(error.clone()));
         }
     }
 
     pub(super) fn roll_back(&self) {
         if !self.connection.is_autocommit() {
             // If this fails too, the next BEGIN reports it.
-            let _ = self.run("ROLLBACK");
+            let _ = self.execute("ROLLBACK");
         }
     }
 
@@ -302,64 +313,73 @@ impl Writer {
             .map_err(|error| from_sqlite(error, "writing"))
     }
 
-    fn bring_up(&mut self, collections: &[Arc<Known>]) -> Result<()> {
+    fn migrate(&mut self, collections: &[Arc<OpenCollection>]) -> Result<()> {
         // Without a transaction if nothing changed, so that a daemon starts on a full disk.
         if schema::is_as_declared(&self.connection, collections.iter().map(|known| &*known.spec))? {
             return Ok(());
         }
-        self.alone(|writer| schema::bring_up(&writer.connection, collections.iter().map(|known| &*known.spec)))
+        self.in_transaction(|writer| schema::migrate(&writer.connection, collections.iter().map(|known| &*known.spec)))
     }
 
     /// First the database, then the lock file: the next start repairs a crash between the two. Checkpointed into the
     /// main file: a copy of that file alone would otherwise look like an unfinished first start and be deleted.
     fn mark_seeded(&mut self) -> Result<()> {
-        self.alone(|writer| writer.run("UPDATE _store_info SET value = 1 WHERE key = 'seeded'"))?;
+        self.in_transaction(|writer| writer.execute("UPDATE _store_info SET value = 1 WHERE key = 'seeded'"))?;
         match self.connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(())) {
             // It is in the log and will be checkpointed once there is space.
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {}
             done => done.map_err(|error| from_sqlite(error, "writing"))?,
         }
-        self.folder.remember()?;
+        self.folder.record_id()?;
         self.seeded.store(true, Ordering::Release);
         Ok(())
     }
 
-    fn alone(&mut self, work: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
-        self.may_write()?;
-        self.run("BEGIN IMMEDIATE")?;
-        let outcome = work(self).and_then(|()| self.run("COMMIT"));
+    fn in_transaction(&mut self, work: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        self.prepare_write()?;
+        self.execute("BEGIN IMMEDIATE")?;
+        let outcome = work(self).and_then(|()| self.execute("COMMIT"));
         if outcome.is_err() {
             self.roll_back();
         }
-        outcome.and_then(|()| self.still_in_place())
+        outcome.and_then(|()| self.check_files())
     }
 
-    pub(super) fn run(&self, sql: &'static str) -> Result<()> {
+    pub(super) fn execute(&self, sql: &'static str) -> Result<()> {
         let done = self.connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
         done.map(drop).map_err(|error| from_sqlite(error, "writing"))
     }
 }
 
-fn writes(steps: &[Step]) -> bool {
-    let is_guard =
-        |step: &Step| matches!(step, Step::Absent(_) | Step::Exists(_) | Step::Version(..) | Step::Count { .. });
+fn has_writes(steps: &[PreparedWrite]) -> bool {
+    let is_guard = |step: &PreparedWrite| {
+        matches!(
+            step,
+            PreparedWrite::Absent(_)
+                | PreparedWrite::Exists(_)
+                | PreparedWrite::Version(..)
+                | PreparedWrite::Count { .. }
+        )
+    };
     !steps.iter().all(is_guard)
 }
 
-fn lost() -> StoreError {
+fn transaction_lost() -> StoreError {
     StoreError::Internal("the transaction was lost".into())
 }
 
 /// Sends a reply; the caller may have stopped waiting.
-fn answer<T>(reply: Reply<T>, outcome: Result<T>) {
+fn send_reply<T>(reply: Reply<T>, outcome: Result<T>) {
     let _ = reply.send(outcome);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sql::{self, Spec};
-    use crate::{Collection, Index};
+    use crate::{
+        Collection, Index,
+        sql::{self, Spec},
+    };
 
     const COLLECTION: Collection =
         Collection { name: "group", indexes: &[Index::unique(&["slug"]), Index::each("tags", &[])] };
@@ -369,35 +389,35 @@ mod tests {
     struct Bench {
         _folder: tempfile::TempDir,
         writer: Writer,
-        known: Arc<Known>,
+        known: Arc<OpenCollection>,
     }
 
     impl Bench {
         fn new() -> Self {
             let temp = tempfile::tempdir().unwrap();
-            let folder = Arc::new(Folder::open(temp.path()).unwrap());
+            let folder = Arc::new(DataDir::open(temp.path()).unwrap());
             let mut writer = Writer::open(folder, Arc::default(), 1000, None).unwrap();
-            let known = Arc::new(Known::new(Spec::new(&COLLECTION).unwrap()));
-            writer.bring_up(std::slice::from_ref(&known)).unwrap();
+            let known = Arc::new(OpenCollection::new(Spec::new(&COLLECTION).unwrap()));
+            writer.migrate(std::slice::from_ref(&known)).unwrap();
             Self { _folder: temp, writer, known }
         }
 
-        fn create(&self, id: &str) -> Step {
+        fn create(&self, id: &str) -> PreparedWrite {
             let value = serde_json::json!({ "tags": ["a"] });
             let text = value.to_string().into();
-            Step::Create(sql::Document::new(self.known.clone(), id.into(), text, &value).unwrap())
+            PreparedWrite::Create(sql::PreparedDocument::new(self.known.clone(), id.into(), text, &value).unwrap())
         }
 
         /// Runs these batches as one group and returns the result of each.
-        fn group(&mut self, batches: Vec<Vec<Step>>) -> Vec<Result<Committed>> {
-            let (jobs, mut receiver) = mpsc::channel(GROUP);
+        fn group(&mut self, batches: Vec<Vec<PreparedWrite>>) -> Vec<Result<Committed>> {
+            let (jobs, mut receiver) = mpsc::channel(MAX_GROUP_BATCHES);
             let (replies, mut answers): (Vec<_>, Vec<_>) = batches.iter().map(|_| oneshot::channel()).unzip();
             let mut waiting = batches.into_iter().zip(replies);
             let (first, reply) = waiting.next().unwrap();
             for (steps, reply) in waiting {
                 assert!(jobs.try_send(Job::Commit(steps, reply)).is_ok());
             }
-            assert!(self.writer.group(first, reply, &mut receiver).is_none());
+            assert!(self.writer.commit_group(first, reply, &mut receiver).is_none());
             assert!(receiver.try_recv().is_err(), "all batches were in one group");
             answers.iter_mut().map(|answer| answer.try_recv().unwrap()).collect()
         }
@@ -431,7 +451,7 @@ mod tests {
         for (i, answer) in answers.iter().enumerate() {
             match i {
                 7 => assert_eq!(*answer, Err(StoreError::AlreadyExists("`i6` is already in group".into()))),
-                _ => assert_eq!(answer.as_ref().unwrap().touched, [1], "{i}"),
+                _ => assert_eq!(answer.as_ref().unwrap().rows_affected, [1], "{i}"),
             }
         }
         assert_eq!(bench.count(), 31);
@@ -467,8 +487,8 @@ mod tests {
     #[test]
     fn readers_of_whom_one_is_always_there_do_not_make_the_log_grow() {
         let mut bench = Bench::new();
-        bench.writer.log_most = 1024 * 1024;
-        bench.writer.log_due = bench.writer.log_most;
+        bench.writer.max_log_bytes = 1024 * 1024;
+        bench.writer.truncate_log_at = bench.writer.max_log_bytes;
         let over = Arc::new(AtomicBool::new(false));
         let readers = [0, 1].map(|_| {
             let (over, connection) = (over.clone(), Connection::open(&bench.writer.folder.database).unwrap());
@@ -484,8 +504,8 @@ mod tests {
         for i in 0..90 {
             let value = serde_json::json!({ "text": "x".repeat(200_000) });
             let text = value.to_string().into();
-            let document = sql::Document::new(bench.known.clone(), format!("i{i}"), text, &value).unwrap();
-            assert!(bench.group(vec![vec![Step::Create(document)]])[0].is_ok());
+            let document = sql::PreparedDocument::new(bench.known.clone(), format!("i{i}"), text, &value).unwrap();
+            assert!(bench.group(vec![vec![PreparedWrite::Create(document)]])[0].is_ok());
             let length = fs::metadata(&bench.writer.log).unwrap().len();
             assert!(length < 6 * 1024 * 1024, "{i}: {length}");
         }
@@ -498,19 +518,19 @@ mod tests {
     #[test]
     fn one_who_reads_on_and_on_holds_up_no_write_for_long() {
         let mut bench = Bench::new();
-        bench.writer.log_most = 64 * 1024;
-        bench.writer.log_due = bench.writer.log_most;
+        bench.writer.max_log_bytes = 64 * 1024;
+        bench.writer.truncate_log_at = bench.writer.max_log_bytes;
         let reader = Connection::open(&bench.writer.folder.database).unwrap();
         reader.execute_batch("BEGIN; SELECT count(*) FROM c_group").unwrap();
         let (start, mut count) = (Instant::now(), 0);
-        while bench.writer.log_due == bench.writer.log_most {
+        while bench.writer.truncate_log_at == bench.writer.max_log_bytes {
             let create = bench.create(&format!("i{count}"));
             assert!(bench.group(vec![vec![create]])[0].is_ok());
             count += 1;
         }
         assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
         reader.execute_batch("COMMIT").unwrap();
-        while bench.writer.log_due > bench.writer.log_most {
+        while bench.writer.truncate_log_at > bench.writer.max_log_bytes {
             let create = bench.create(&format!("i{count}"));
             assert!(bench.group(vec![vec![create]])[0].is_ok());
             count += 1;

@@ -1,24 +1,28 @@
 //! The backup format: its sections, sections of other versions, and malicious files. A refused file leaves the restore
 //! target without data.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use openorch_store::{ArchiveReader, Engine, Notes, PostgresEngine, Query, StoreError};
 use rusqlite::Connection;
 
-use crate::backup::{P, PAIRS, backup, filled, finish, prepare, silent, sound};
-use crate::open;
-use crate::suite::Schema;
+use crate::{
+    backup::{P, PAIRS, backup, filled, finish, prepare, silent, sound},
+    open,
+    suite::Schema,
+};
 
 const PAGE: usize = 4096;
 
-struct Place(tempfile::TempDir);
+struct TestDir(tempfile::TempDir);
 
-impl Place {
-    async fn new() -> Place {
-        let place = Place(tempfile::tempdir().unwrap());
+impl TestDir {
+    async fn new() -> TestDir {
+        let place = TestDir(tempfile::tempdir().unwrap());
         filled(&place.at("data"), 20).await.close().await;
         backup(&place.at("data"), &place.at("good"), &vec![("made_at".into(), "now".into())], &mut silent).unwrap();
         place
@@ -54,7 +58,7 @@ fn tables(database: &Path) -> Vec<String> {
 
 #[tokio::test]
 async fn an_archive_says_what_is_in_it_and_a_restored_database_does_not() {
-    let place = Place::new().await;
+    let place = TestDir::new().await;
     let connection = Connection::open(place.at("good")).unwrap();
     let sections = connection.query_row("SELECT group_concat(name || version || optional) FROM _sections", [], |row| {
         row.get::<_, String>(0)
@@ -67,7 +71,7 @@ async fn an_archive_says_what_is_in_it_and_a_restored_database_does_not() {
 
 #[tokio::test]
 async fn backups_of_before_there_were_sections_and_the_file_of_a_data_folder_are_restored() {
-    let place = Place::new().await;
+    let place = TestDir::new().await;
     for (number, file) in [place.changed("DROP TABLE _sections"), place.at("data/openorch.db")].into_iter().enumerate()
     {
         let folder = place.at(&format!("restored-{number}"));
@@ -80,7 +84,7 @@ async fn backups_of_before_there_were_sections_and_the_file_of_a_data_folder_are
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_section_that_this_version_does_not_know_is_refused_by_name_unless_it_is_optional() {
-    let place = Place::new().await;
+    let place = TestDir::new().await;
     let blobs = "CREATE TABLE _section_blobs(at INTEGER PRIMARY KEY, bytes BLOB NOT NULL); \
                  INSERT INTO _section_blobs VALUES (1, x'00ff');";
     for (change, words) in [
@@ -107,7 +111,7 @@ async fn a_section_that_this_version_does_not_know_is_refused_by_name_unless_it_
 
 #[tokio::test]
 async fn what_no_version_writes_is_refused_as_damaged() {
-    let place = Place::new().await;
+    let place = TestDir::new().await;
     let note = "INSERT INTO _backup WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT 100)";
     for change in [
         "UPDATE _sections SET name = 'x y'",
@@ -127,7 +131,7 @@ async fn what_no_version_writes_is_refused_as_damaged() {
 
 #[tokio::test]
 async fn an_archive_in_the_place_of_a_database_is_one_unless_it_has_what_is_not_known() {
-    let place = Place::new().await;
+    let place = TestDir::new().await;
     let folder = place.at("by-hand");
     fs::create_dir(&folder).unwrap();
     fs::copy(place.at("good"), folder.join("openorch.db")).unwrap();
@@ -170,7 +174,7 @@ fn page(below: Option<u32>) -> Vec<u8> {
 /// The pages are nested so that the small file has billions of entries.
 #[tokio::test]
 async fn a_file_whose_entries_never_end_is_refused_soon() {
-    let place = Place::new().await;
+    let place = TestDir::new().await;
     let file = place.at("good");
     let root = Connection::open(&file)
         .unwrap()
@@ -193,7 +197,7 @@ async fn a_file_whose_entries_never_end_is_refused_soon() {
 
 #[tokio::test]
 async fn a_file_that_is_cut_off_anywhere_is_refused() {
-    let place = Place::new().await;
+    let place = TestDir::new().await;
     let whole = fs::read(place.at("good")).unwrap();
     for length in (0..whole.len()).step_by(whole.len() / 20) {
         fs::write(place.at("short"), &whole[..length]).unwrap();
@@ -207,7 +211,7 @@ async fn a_file_that_is_cut_off_anywhere_is_refused() {
 /// The backup uses the connections of the open store.
 #[tokio::test]
 async fn a_backup_by_the_open_store_is_an_archive_too() {
-    let place = Place::new().await;
+    let place = TestDir::new().await;
     let store = open(&place.at("data")).unwrap();
     store.open_collections(&[PAIRS]).await.unwrap();
     let notes: Notes = vec![("made_at".into(), "later".into())];

@@ -1,14 +1,18 @@
 //! Backup, restore and check: a backup is a complete snapshot, and a check finds inconsistencies.
 
-use std::fs;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+};
 
 use futures_util::FutureExt;
 use openorch_store::{
-    ArchiveReader, ArchiveWriter, Batch, Collection, Engine, Findings, Index, Notes, OnProgress, Progress, Query,
-    Restoring, Result, SqliteEngine, Store, StoreError,
+    ArchiveReader, ArchiveWriter, Batch, Collection, Engine, Findings, Index, Notes, OnProgress, PendingRestore,
+    Progress, Query, Result, SqliteEngine, Store, StoreError,
 };
 use serde_json::json;
 
@@ -43,11 +47,11 @@ pub fn check(folder: &Path, collections: &[Collection], progress: OnProgress<'_>
 }
 
 /// Prepares the restore of a backup into a data directory.
-pub fn prepare(file: &Path, folder: &Path, collections: &[Collection]) -> Result<Box<dyn Restoring>> {
+pub fn prepare(file: &Path, folder: &Path, collections: &[Collection]) -> Result<Box<dyn PendingRestore>> {
     now(SqliteEngine::new(folder).restore(ArchiveReader::open(file)?, collections, &mut silent))
 }
 
-pub fn finish(restoring: Box<dyn Restoring>) -> Result<()> {
+pub fn finish(restoring: Box<dyn PendingRestore>) -> Result<()> {
     now(restoring.finish(&mut silent))
 }
 
@@ -100,7 +104,7 @@ async fn a_backup_made_while_others_write_is_of_one_moment_and_comes_back_whole(
     let told = tokio::task::spawn_blocking(move || {
         let mut told = 0;
         let size = backup(&from, &into, &written, &mut |progress: Progress<'_>| {
-            assert!(progress.done <= progress.of);
+            assert!(progress.done <= progress.total);
             told += 1;
         });
         (size.unwrap(), told)

@@ -1,8 +1,10 @@
 //! Runs this test binary as a child process: ignored tests are what the children do, until they are killed.
 
-use std::ffi::OsStr;
-use std::io::BufRead;
-use std::process::{Child, Command, Stdio};
+use std::{
+    ffi::OsStr,
+    io::BufRead,
+    process::{Child, Command, Stdio},
+};
 
 /// Starts the ignored test of this unique name. Its parameters are in the environment.
 pub fn start(name: &str, environment: &[(&str, &OsStr)]) -> Child {

@@ -1,18 +1,26 @@
 //! Acknowledged writes survive a kill of the writing process, a kill of the database server, and a power failure;
 //! batches are atomic, and list entries match the documents.
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
 
 use openorch_store::{Filter, PostgresOptions, PostgresStore, Query, Store, StoreError};
 use serde_json::json;
 
-use crate::child::{lines, run, start};
-use crate::postgres::{Server, until};
-use crate::suite::Schema;
-use crate::{THINGS, open, thing};
+use crate::{
+    THINGS,
+    child::{lines, run, start},
+    open,
+    postgres::{Server, until},
+    suite::Schema,
+    thing,
+};
 
 const T: &str = THINGS.name;
 const WRITERS: usize = 8;
@@ -25,10 +33,10 @@ async fn write(
     store: &Arc<dyn Store>,
     name: &str,
     stop: &Arc<AtomicBool>,
-    told: impl Fn(String) + Clone + Send + 'static,
+    on_acknowledged: impl Fn(String) + Clone + Send + 'static,
 ) {
     let tasks = (0..WRITERS).map(|writer| {
-        let (store, stop, told) = (store.clone(), stop.clone(), told.clone());
+        let (store, stop, told) = (store.clone(), stop.clone(), on_acknowledged.clone());
         let name = format!("{name}w{writer}");
         tokio::spawn(async move {
             for i in 0.. {
@@ -172,7 +180,7 @@ async fn every_acknowledged_write_survives_kill_9_and_an_immediate_stop_of_the_s
     let mut round = 0;
     end_servers(server, 6, async |server| {
         round += 1;
-        if round % 2 == 0 { server.stop_at_once() } else { server.kill() }
+        if round % 2 == 0 { server.stop_immediately() } else { server.kill() }
     })
     .await;
 }
@@ -255,7 +263,7 @@ async fn every_acknowledged_write_survives_a_power_cut() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_acknowledged_write_survives_a_power_cut_of_the_server() {
-    if Server::made(None, &[]).is_none() {
+    if Server::create(None, &[]).is_none() {
         return;
     }
     let Some(disk) = Disk::new() else { return };

@@ -1,17 +1,20 @@
 //! Limits: the size of a document, and a full disk.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use openorch_store::{
     Batch, Filter, Guard, PostgresOptions, PostgresStore, Query, SqliteOptions, SqliteStore, Store, StoreError, Write,
 };
 use serde_json::json;
 
-use crate::child::run;
-use crate::postgres::{Server, with_option};
-use crate::suite::{Wishes, ask};
-use crate::{Bench, THINGS, body, ids, noise, open, thing};
+use crate::{
+    Bench, THINGS, body,
+    child::run,
+    ids, noise, open,
+    postgres::{Server, with_option},
+    suite::{TestOptions, ask},
+    thing,
+};
 
 const T: &str = THINGS.name;
 
@@ -21,8 +24,8 @@ cases_of_engines! {
 }
 
 async fn a_document_over_the_limit_is_too_large(bench: Bench) {
-    let wishes = Wishes { document_limit: Some(1000), ..Wishes::default() };
-    let bench = Bench::wishing(bench.engine, wishes).await.unwrap();
+    let wishes = TestOptions { document_limit: Some(1000), ..TestOptions::default() };
+    let bench = Bench::with_options(bench.engine, wishes).await.unwrap();
     let of = |bytes: usize| json!({"text": "x".repeat(bytes - r#"{"text":""}"#.len())});
     bench.store.commit(thing("fits", of(1000))).await.unwrap();
     let error = bench.store.commit(thing("over", of(1001))).await.unwrap_err();
@@ -67,7 +70,7 @@ async fn write_until_full(store: &Arc<dyn Store>, name: &str) -> (u64, StoreErro
     }
 }
 
-async fn a_full_store_reads_on_and_writes_again(store: &Arc<dyn Store>, make_room: impl FnOnce()) {
+async fn check_full_store(store: &Arc<dyn Store>, make_room: impl FnOnce()) {
     store.open_collections(&[THINGS]).await.unwrap();
     store.commit(thing("before", json!({"rank": 1}))).await.unwrap();
     let (written, error) = write_until_full(store, "f").await;
@@ -97,7 +100,7 @@ async fn a_database_at_its_page_limit_reads_on_and_writes_again() {
     let folder = tempfile::tempdir().unwrap();
     let options = SqliteOptions { page_limit: Some(300), ..SqliteOptions::default() };
     let store = SqliteStore::open(folder.path(), options).unwrap();
-    a_full_store_reads_on_and_writes_again(&store, || {}).await;
+    check_full_store(&store, || {}).await;
 }
 
 #[cfg(target_os = "linux")]
@@ -145,13 +148,13 @@ impl Drop for SmallDisk {
 async fn on_a_full_disk_of_the_server_reads_go_on_and_writes_work_again_once_there_is_room() {
     let Some(server) = Server::new().await else { return };
     let Some(disk) = SmallDisk::new() else { return };
-    server.give(disk.path());
+    server.chown(disk.path());
     ask(&server.connection(), &format!("CREATE TABLESPACE small LOCATION '{}'", disk.path().display())).await;
     let ballast = disk.path().join("ballast");
     std::fs::write(&ballast, vec![1; 1024 * 1024]).unwrap();
     let there = with_option(&server.connection(), "options=-c%20default_tablespace%3Dsmall");
     let store = PostgresStore::open(PostgresOptions::new(&*there)).await.unwrap();
-    a_full_store_reads_on_and_writes_again(&store, || std::fs::remove_file(&ballast).unwrap()).await;
+    check_full_store(&store, || std::fs::remove_file(&ballast).unwrap()).await;
     let count = store.count(T, &[]).await.unwrap();
     store.mark_seeded().await.unwrap();
     store.close().await;
@@ -169,7 +172,7 @@ async fn on_a_full_disk_reads_go_on_and_writes_work_again_once_there_is_room() {
     std::fs::write(&ballast, vec![1; 1024 * 1024]).unwrap();
     let folder = disk.path().join("server");
     let store = open(&folder).unwrap();
-    a_full_store_reads_on_and_writes_again(&store, || std::fs::remove_file(&ballast).unwrap()).await;
+    check_full_store(&store, || std::fs::remove_file(&ballast).unwrap()).await;
     let count = store.count(T, &[]).await.unwrap();
     store.mark_seeded().await.unwrap();
     store.close().await;

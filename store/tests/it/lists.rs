@@ -156,10 +156,10 @@ async fn entries_follow_their_document_through_every_kind_of_write(bench: Bench)
         .commit(Write::ReplaceWhere { collection: T, filters: filters.clone(), body: body(&["a"], 8).into() }.into())
         .await
         .unwrap();
-    assert_eq!(replaced.touched, [2]);
+    assert_eq!(replaced.rows_affected, [2]);
     expect(&["4", "1"], &[]).await;
     let filters = vec![Filter::intersects("readers", ["a"])];
-    assert_eq!(store.commit(Write::DeleteWhere { collection: T, filters }.into()).await.unwrap().touched, [2]);
+    assert_eq!(store.commit(Write::DeleteWhere { collection: T, filters }.into()).await.unwrap().rows_affected, [2]);
     expect(&[], &[]).await;
     let upsert = |id: &str| Write::UpsertWhere {
         collection: T,

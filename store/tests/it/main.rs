@@ -8,8 +8,9 @@ mod archive;
 mod backup;
 mod child;
 mod crash;
-mod folder;
-mod gone;
+mod data_dir;
+mod file_removal;
+mod foreign_objects;
 mod limits;
 mod lists;
 mod oracle;
@@ -17,16 +18,13 @@ mod pitfalls;
 mod postgres;
 mod queries;
 mod random;
-mod shape;
-mod time;
+mod timeouts;
 mod writes;
 
-use std::path::Path;
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use openorch_store::{Batch, Collection, Index, Query, SqliteOptions, SqliteStore, Store, StoreError};
 use serde_json::{Value, json};
-
 pub use suite::{Bench, Engine};
 
 /// A collection with all kinds of indexes.

@@ -1,15 +1,17 @@
 //! The oracle: a naive store that defines the expected results. Everything is in a map, and every query scans it.
 //! Shares no code with the engines, so that they can be compared with it.
 
-use std::cmp::Ordering;
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::{
+    cmp::Ordering,
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::SystemTime,
+};
 
 use openorch_store::{
-    Batch, BoxFuture, Collection, Committed, Cursor, Direction, Filter, Guard, Index, MOST_FILTERS, MOST_ORDERS,
-    MOST_TOUCHED, MOST_VALUES, Notes, Page, Query, Result, Row, Rows, Store, StoreError, Write,
+    Batch, BoxFuture, Collection, Committed, Cursor, Direction, Filter, Guard, Index, MAX_FILTER_VALUES, MAX_FILTERS,
+    MAX_ORDER_FIELDS, MAX_ROWS_AFFECTED, Notes, Page, Query, Result, Row, RowStream, Store, StoreError, Write,
 };
 use serde_json::Value;
 
@@ -82,8 +84,8 @@ impl Store for MemStore {
         self.with(|state| state.data(collection)?.find(query))
     }
 
-    fn stream<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Rows>> {
-        self.with(|state| Ok(Rows::of(state.data(collection)?.find(query)?.rows)))
+    fn stream<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<RowStream>> {
+        self.with(|state| Ok(RowStream::from_rows(state.data(collection)?.find(query)?.rows)))
     }
 
     fn count<'a>(&'a self, collection: &'a str, filters: &'a [Filter]) -> BoxFuture<'a, Result<u64>> {
@@ -99,11 +101,11 @@ impl Store for MemStore {
             next.version += 1;
             let touched = batch.0.iter().map(|write| next.apply(write)).collect::<Result<Vec<_>>>()?;
             if touched.iter().all(|touched| *touched == 0) {
-                return Ok(Committed { version: 0, touched });
+                return Ok(Committed { version: 0, rows_affected: touched });
             }
             let version = next.version;
             *state = next;
-            Ok(Committed { version, touched })
+            Ok(Committed { version, rows_affected: touched })
         })
     }
 
@@ -230,7 +232,7 @@ impl State {
                 touched => Ok(touched),
             },
             Write::UpdateFields { filters, fields, .. } => {
-                let found = data.touched(filters)?;
+                let found = data.find_matches(filters)?;
                 for row in &found {
                     let mut document = parse(&row.body);
                     for (field, value) in fields {
@@ -243,7 +245,7 @@ impl State {
                 Ok(found.len() as u64)
             }
             Write::DeleteWhere { filters, .. } => {
-                let found = data.touched(filters)?;
+                let found = data.find_matches(filters)?;
                 for row in &found {
                     data.rows.remove(&row.id);
                 }
@@ -301,16 +303,16 @@ impl Data {
     }
 
     fn replace_where(&mut self, filters: &[Filter], body: &str, version: u64) -> Result<u64> {
-        let found = self.touched(filters)?;
+        let found = self.find_matches(filters)?;
         for row in &found {
             self.put(&row.id, body, version)?;
         }
         Ok(found.len() as u64)
     }
 
-    fn touched(&self, filters: &[Filter]) -> Result<Vec<Row>> {
+    fn find_matches(&self, filters: &[Filter]) -> Result<Vec<Row>> {
         let found = self.matching(filters)?;
-        if found.len() > MOST_TOUCHED {
+        if found.len() > MAX_ROWS_AFFECTED {
             return Err(StoreError::Invalid("too many".into()));
         }
         Ok(found)
@@ -559,7 +561,7 @@ fn check_query(query: &Query) -> Result<()> {
         check_filter(filter, 0, &mut filters, &mut values)?;
     }
     let invalid = |why: &str| Err(StoreError::Invalid(why.into()));
-    if filters > MOST_FILTERS || values > MOST_VALUES || query.order.len() > MOST_ORDERS {
+    if filters > MAX_FILTERS || values > MAX_FILTER_VALUES || query.order.len() > MAX_ORDER_FIELDS {
         return invalid("too much at once");
     }
     query.order.iter().try_for_each(|order| check_field(&order.field))?;

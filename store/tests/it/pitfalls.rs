@@ -341,7 +341,7 @@ async fn setting_a_field_makes_the_objects_on_its_way(bench: Bench) {
     for collection in BOTH {
         let fields = vec![("place.city".to_owned(), json!("x")), ("deep.er.still".to_owned(), json!([1]))];
         let touched = bench.store.commit(Write::UpdateFields { collection, filters: vec![], fields }.into()).await;
-        assert_eq!(touched.unwrap().touched, [3]);
+        assert_eq!(touched.unwrap().rows_affected, [3]);
     }
     both(&bench, &Query::all().equals("place.city", "x"), &["a", "b", "c"]).await;
     both(&bench, &Query::all().equals("place.zip", "z"), &["c"]).await;

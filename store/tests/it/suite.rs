@@ -1,14 +1,17 @@
 //! The engines under test, and the macro that instantiates a case for each of them.
 
-use std::io::Write;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Once};
-use std::time::Duration;
+use std::{
+    io::Write,
+    sync::{
+        Arc, Once,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use openorch_store::{PostgresOptions, PostgresStore, Result, SqliteOptions, SqliteStore, Store};
 
-use crate::oracle::MemStore;
-use crate::{PLAIN, THINGS};
+use crate::{PLAIN, THINGS, oracle::MemStore};
 
 /// Creates a test of each function for each engine. The functions take a [`Bench`].
 macro_rules! cases {
@@ -53,10 +56,10 @@ pub enum Engine {
 pub struct Bench {
     pub store: Arc<dyn Store>,
     pub engine: Engine,
-    place: Place,
+    place: Backing,
 }
 
-pub enum Place {
+pub enum Backing {
     Memory,
     Folder(tempfile::TempDir),
     Schema(Schema),
@@ -64,7 +67,7 @@ pub enum Place {
 
 /// Options of a case that differ from the default.
 #[derive(Clone, Debug, Default)]
-pub struct Wishes {
+pub struct TestOptions {
     pub document_limit: Option<usize>,
     pub read_limit: Option<Duration>,
     pub stream_limit: Option<Duration>,
@@ -74,23 +77,23 @@ pub struct Wishes {
 impl Bench {
     /// `None` if there is no PostgreSQL to test with, which is reported.
     pub async fn new(engine: Engine) -> Option<Self> {
-        let bench = Self::empty(engine, &Wishes::default()).await?;
+        let bench = Self::empty(engine, &TestOptions::default()).await?;
         bench.store.open_collections(&[THINGS, PLAIN]).await.unwrap();
         Some(bench)
     }
 
-    pub async fn wishing(engine: Engine, wishes: Wishes) -> Option<Self> {
+    pub async fn with_options(engine: Engine, wishes: TestOptions) -> Option<Self> {
         let bench = Self::empty(engine, &wishes).await?;
         bench.store.open_collections(&[THINGS, PLAIN]).await.unwrap();
         Some(bench)
     }
 
     /// A store without collections.
-    pub async fn empty(engine: Engine, wishes: &Wishes) -> Option<Self> {
+    pub async fn empty(engine: Engine, wishes: &TestOptions) -> Option<Self> {
         let place = match engine {
-            Engine::Memory => Place::Memory,
-            Engine::Sqlite => Place::Folder(tempfile::tempdir().unwrap()),
-            Engine::Postgres => Place::Schema(Schema::new()?),
+            Engine::Memory => Backing::Memory,
+            Engine::Sqlite => Backing::Folder(tempfile::tempdir().unwrap()),
+            Engine::Postgres => Backing::Schema(Schema::new()?),
         };
         let store = place.open(wishes).await.unwrap();
         Some(Self { store, engine, place })
@@ -100,30 +103,30 @@ impl Bench {
     pub async fn reopen(&mut self) {
         if self.engine != Engine::Memory {
             self.store.close().await;
-            self.store = self.place.open(&Wishes::default()).await.unwrap();
+            self.store = self.place.open(&TestOptions::default()).await.unwrap();
             self.store.open_collections(&[THINGS, PLAIN]).await.unwrap();
         }
     }
 }
 
-impl Place {
-    pub async fn open(&self, wishes: &Wishes) -> Result<Arc<dyn Store>> {
+impl Backing {
+    pub async fn open(&self, wishes: &TestOptions) -> Result<Arc<dyn Store>> {
         match self {
             Self::Memory => Ok(MemStore::open()),
             Self::Folder(folder) => {
                 let mut options = SqliteOptions::default();
                 options.document_limit = wishes.document_limit.unwrap_or(options.document_limit);
-                options.read_limit = wishes.read_limit.unwrap_or(options.read_limit);
-                options.stream_limit = wishes.stream_limit.unwrap_or(options.stream_limit);
-                options.piece_limit = wishes.piece_limit.unwrap_or(options.piece_limit);
+                options.read_timeout = wishes.read_limit.unwrap_or(options.read_timeout);
+                options.stream_timeout = wishes.stream_limit.unwrap_or(options.stream_timeout);
+                options.chunk_timeout = wishes.piece_limit.unwrap_or(options.chunk_timeout);
                 SqliteStore::open(folder.path().join("server"), options)
             }
             Self::Schema(schema) => {
                 let mut options = schema.options();
                 options.document_limit = wishes.document_limit.unwrap_or(options.document_limit);
-                options.read_limit = wishes.read_limit.unwrap_or(options.read_limit);
-                options.stream_limit = wishes.stream_limit.unwrap_or(options.stream_limit);
-                options.piece_limit = wishes.piece_limit.unwrap_or(options.piece_limit);
+                options.read_timeout = wishes.read_limit.unwrap_or(options.read_timeout);
+                options.stream_timeout = wishes.stream_limit.unwrap_or(options.stream_timeout);
+                options.chunk_timeout = wishes.piece_limit.unwrap_or(options.chunk_timeout);
                 PostgresStore::open(options).await
             }
         }

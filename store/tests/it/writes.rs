@@ -229,7 +229,7 @@ async fn of_many_who_change_one_document_without_a_guard_nobody_is_refused_or_lo
         tokio::spawn(async move { store.commit(batch).await })
     });
     for task in tasks.collect::<Vec<_>>() {
-        assert_eq!(task.await.unwrap().unwrap().touched, [1, 1]);
+        assert_eq!(task.await.unwrap().unwrap().rows_affected, [1, 1]);
     }
     let wanted: serde_json::Map<_, _> = (0..24).map(|i| (format!("field{i}"), json!(i))).collect();
     assert_eq!(body(&bench.store, "n").await, Some(wanted.into()));

@@ -6,28 +6,28 @@ use std::{
 };
 
 use http::HeaderValue;
-use openorch_api::{Body as Sent, Json, Row, error::access, op};
+use openorch_api::{Body as Sent, Json, Operation, error::access, op};
 use openorch_store::{SqliteOptions, SqliteStore};
 use serde_json::json;
 
 use super::*;
 use crate::{
-    Audit, BoxFuture, Caller, Credential, Cx, Identity, Passage, Service,
-    ages::{Ages, ExpirySettings},
+    Audit, BoxFuture, Caller, Credential, Cx, ForwardedAuth, Identity, ServiceBuilder,
     audit::ENTRIES,
     clock::ManualClock,
-    events::Streams,
+    encryption::Encryptor,
+    events::EventStreams,
+    expiry::{ExpiryGrace, ExpirySettings},
+    idempotency::{IdempotencyStore, Limits},
     ids::Ids,
     metrics::Registry,
-    repeat::{Limits, Repeats},
     router::{ApiSettings, Router},
-    seal::Seal,
 };
 
 /// Accepts every token, as an account of that name without permissions.
-struct Anybody;
+struct AcceptAnyToken;
 
-impl Identity for Anybody {
+impl Identity for AcceptAnyToken {
     fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Caller>> {
         let caller = Caller {
             user_id: token.into(),
@@ -43,16 +43,16 @@ impl Identity for Anybody {
     fn allows(&self, _: &Caller, _: &str) -> bool {
         false
     }
-    fn opens(&self, _: &str, _: &str) -> bool {
+    fn delegation_allows(&self, _: &str, _: &str) -> bool {
         false
     }
-    fn passage_cached(&self, _: &HeaderValue, _: &str) -> Option<Result<Passage>> {
-        Some(Ok(Passage::Untouched))
+    fn delegate_cached(&self, _: &HeaderValue, _: &str) -> Option<Result<ForwardedAuth>> {
+        Some(Ok(ForwardedAuth::Untouched))
     }
-    fn passage<'a>(&'a self, _: &'a HeaderValue, _: &'a str) -> BoxFuture<'a, Result<Passage>> {
-        Box::pin(async { Ok(Passage::Untouched) })
+    fn delegate<'a>(&'a self, _: &'a HeaderValue, _: &'a str) -> BoxFuture<'a, Result<ForwardedAuth>> {
+        Box::pin(async { Ok(ForwardedAuth::Untouched) })
     }
-    fn claims_to_be_ours(&self, _: &[u8]) -> bool {
+    fn names_our_key(&self, _: &[u8]) -> bool {
         false
     }
     fn ended_credentials<'a>(&'a self, _: &'a [Credential]) -> BoxFuture<'a, Vec<Credential>> {
@@ -60,26 +60,26 @@ impl Identity for Anybody {
     }
 }
 
-const fn row(id: &'static str, path: &'static str, access: Access) -> Row {
-    Row {
+const fn row(id: &'static str, path: &'static str, access: Access) -> Operation {
+    Operation {
         id,
         path,
         access,
         input: <Sent<Value> as Input>::describe,
         output: <Json<Value> as Output>::describe,
-        ..op::TEMPLATE
+        ..op::DEFAULT
     }
 }
 
-static DOWN: Row = row("down", "/down", Access::SignedIn);
-static SLOW: Row = row("slow", "/slow", Access::SignedIn);
-static WAITS: Row = row("waits", "/waits", Access::SignedIn);
-static PUBLIC: Row = row("public", "/public", Access::Public);
-static LONG: Row = row("long", "/long", Access::SignedIn);
+static DOWN: Operation = row("down", "/down", Access::SignedIn);
+static SLOW: Operation = row("slow", "/slow", Access::SignedIn);
+static WAITS: Operation = row("waits", "/waits", Access::SignedIn);
+static PUBLIC: Operation = row("public", "/public", Access::Public);
+static LONG: Operation = row("long", "/long", Access::SignedIn);
 
-type Operation = Op<Sent<Value>, Json<Value>>;
+type JsonOp = Op<Sent<Value>, Json<Value>>;
 
-const fn op(row: &'static Row) -> Operation {
+const fn op(row: &'static Operation) -> JsonOp {
     Op::new(row)
 }
 
@@ -90,9 +90,9 @@ struct Counts {
 }
 
 /// Counts the end of a call, including an abort.
-struct Ends(Arc<Counts>);
+struct CountEnd(Arc<Counts>);
 
-impl Drop for Ends {
+impl Drop for CountEnd {
     fn drop(&mut self) {
         self.0.ended.fetch_add(1, Ordering::Relaxed);
     }
@@ -104,14 +104,14 @@ async fn down(cx: Cx<Counts>, input: Sent<Value>) -> Result<Json<Value>> {
 }
 
 async fn slow(cx: Cx<Counts>, Sent(input): Sent<Value>) -> Result<Json<Value>> {
-    let calls = cx.calls()?.within(Duration::from_millis(50));
+    let calls = cx.calls()?.with_timeout(Duration::from_millis(50));
     // A later deadline does not extend an earlier one.
-    let calls = calls.within(Duration::from_secs(3600));
+    let calls = calls.with_timeout(Duration::from_secs(3600));
     calls.call(op(&WAITS), Sent(input)).await
 }
 
 async fn waits(cx: Cx<Counts>, _: Sent<Value>) -> Result<Json<Value>> {
-    let _ends = Ends(cx.state.clone());
+    let _ends = CountEnd(cx.state.clone());
     cx.runs.fetch_add(1, Ordering::Relaxed);
     std::future::pending().await
 }
@@ -127,43 +127,51 @@ async fn long(_: Cx<Counts>, _: Sent<Value>) -> Result<Json<Value>> {
 struct Bench {
     router: Router,
     counts: Arc<Counts>,
-    _folder: tempfile::TempDir,
+    _data_dir: tempfile::TempDir,
 }
 
 impl Bench {
     async fn new() -> Bench {
-        let folder = tempfile::tempdir().unwrap();
-        let store: Arc<dyn openorch_store::Store> = SqliteStore::open(folder.path(), SqliteOptions::default()).unwrap();
-        store.open_collections(&[ENTRIES, crate::repeat::ANSWERS]).await.unwrap();
+        let data_dir = tempfile::tempdir().unwrap();
+        let store: Arc<dyn openorch_store::Store> =
+            SqliteStore::open(data_dir.path(), SqliteOptions::default()).unwrap();
+        store.open_collections(&[ENTRIES, crate::idempotency::ANSWERS]).await.unwrap();
         let clock = ManualClock::new("2026-11-24T12:00:00Z".parse().unwrap());
-        let ages = Arc::new(Ages::new(clock.clone(), None, Duration::ZERO, ExpirySettings::default()));
+        let ages = Arc::new(ExpiryGrace::new(clock.clone(), None, Duration::ZERO, ExpirySettings::default()));
         let audit = Arc::new(Audit::new(store.clone(), clock.clone(), Arc::new(Ids::new(clock.clone())), &ENTRIES));
         let limits = Limits { per_account: 10, total: 10 };
-        let repeats = Repeats::new(store, clock, ages, Seal::new("a key"), limits);
+        let repeats = IdempotencyStore::new(store, clock, ages, Encryptor::new("a key"), limits);
         let counts = Arc::new(Counts::default());
-        let service = Service::new("a-svc", counts.clone())
+        let service = ServiceBuilder::new("a-svc", counts.clone())
             .on(op(&DOWN), down)
             .on(op(&SLOW), slow)
             .on(op(&WAITS), waits)
             .on(op(&PUBLIC), public)
             .on(op(&LONG), long)
-            .mount();
+            .build();
         let (settings, metrics) = (ApiSettings::default(), Registry::new("test"));
-        let router =
-            Router::new(vec![service], Arc::new(Anybody), audit, repeats, settings, Streams::default(), &metrics);
-        Bench { router, counts, _folder: folder }
+        let router = Router::new(
+            vec![service],
+            Arc::new(AcceptAnyToken),
+            audit,
+            repeats,
+            settings,
+            EventStreams::default(),
+            &metrics,
+        );
+        Bench { router, counts, _data_dir: data_dir }
     }
 
     /// The `Calls` of a handler of this operation, called by a request.
-    fn calls(&self, row: &'static Row) -> Calls {
-        let origin = Origin {
+    fn calls(&self, row: &'static Operation) -> Calls {
+        let origin = CallOrigin {
             token: Some("ann".into()),
             request_id: "req_1".into(),
             client_ip: Ipv4Addr::LOCALHOST.into(),
-            from_this_machine: true,
+            is_local: true,
             asks_extended: false,
-            place: None,
-            notes: None,
+            slot: None,
+            call_info: None,
             parent: None,
             depth: 0,
             deadline: None,
@@ -193,7 +201,7 @@ async fn the_time_for_a_call_ends_those_that_it_makes_and_what_only_reads_is_abo
     })
     .await
     .unwrap();
-    let over = bench.calls(&DOWN).within(Duration::ZERO).call(op(&LONG), Sent(json!({}))).await.unwrap_err();
+    let over = bench.calls(&DOWN).with_timeout(Duration::ZERO).call(op(&LONG), Sent(json!({}))).await.unwrap_err();
     assert_eq!(over.code, &codes::platform::CALL_TIMED_OUT);
 }
 
@@ -208,7 +216,7 @@ async fn a_public_operation_calls_others_as_nobody() {
 async fn an_answer_is_read_within_its_limit_and_has_the_form_that_is_asked_for() {
     let bench = Bench::new().await;
     let Json(typed) = bench.calls(&DOWN).call(op(&LONG), Sent(json!({}))).await.unwrap();
-    let by_id = async |most| bench.calls(&DOWN).call_by_id("long", Map::new(), most).await;
+    let by_id = async |max_bytes| bench.calls(&DOWN).call_by_id("long", Map::new(), max_bytes).await;
     let answer = by_id(1002).await.unwrap();
     assert_eq!((typed.to_string().as_bytes(), answer.status.as_u16()), (&answer.body[..], 200));
     assert_eq!(by_id(1001).await.err().unwrap().code, &codes::platform::ANSWER_TOO_LARGE);

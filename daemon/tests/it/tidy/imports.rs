@@ -24,7 +24,7 @@ pub fn read(folder: &Path) -> Imports {
 }
 
 /// A cycle of imports, if there is one.
-pub fn circle(files: &Imports) -> Option<Vec<&str>> {
+pub fn find_cycle(files: &Imports) -> Option<Vec<&str>> {
     fn visit<'a>(file: &'a str, files: &'a Imports, way: &mut Vec<&'a str>, done: &mut BTreeSet<&'a str>) -> bool {
         if let Some(place) = way.iter().position(|before| *before == file) {
             way.drain(..place);
@@ -52,15 +52,15 @@ fn read_texts(folder: &Path, module: &[String], texts: &mut BTreeMap<Vec<String>
         let below = |name: String| [module, &[name]].concat();
         match path.extension().is_some_and(|end| end == "rs") {
             _ if path.is_dir() => read_texts(&path, &below(name), texts),
-            true if name == "mod" => _ = texts.insert(module.to_vec(), code(&path)),
-            true if !name.ends_with("tests") => _ = texts.insert(below(name), code(&path)),
+            true if name == "mod" => _ = texts.insert(module.to_vec(), read_code(&path)),
+            true if !name.ends_with("tests") => _ = texts.insert(below(name), read_code(&path)),
             _ => {}
         }
     }
 }
 
 /// The source without comments and without the tests at its end.
-fn code(path: &Path) -> String {
+fn read_code(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     text.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect()
@@ -172,7 +172,7 @@ fn a_circle_is_found_however_long_it_is() {
         }
         files
     };
-    assert_eq!(circle(&files(&[("a", "b"), ("a", "c"), ("b", "c"), ("c", "d")])), None);
+    assert_eq!(find_cycle(&files(&[("a", "b"), ("a", "c"), ("b", "c"), ("c", "d")])), None);
     let long = files(&[("a", "b"), ("b", "c"), ("c", "d"), ("d", "b"), ("e", "a")]);
-    assert_eq!(circle(&long), Some(vec!["b", "c", "d", "b"]));
+    assert_eq!(find_cycle(&long), Some(vec!["b", "c", "d", "b"]));
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     contacts,
-    support::{Daemon, Echo, claims, has, id_of, received, status, token_of},
+    support::{Daemon, Echo, claims, delegated_token, has_permission, id_of, status, token_of},
 };
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn w07_a_token_that_was_revoked_or_is_older_than_a_new_password_is_refused
     }
     // Tokens are looked up by session: their text is not stored.
     let signature = laptop.rsplit('.').next().unwrap();
-    assert!(!holds(daemon.folder.path(), signature.as_bytes()), "the token is stored");
+    assert!(!any_file_contains(daemon.data_dir.path(), signature.as_bytes()), "the token is stored");
 }
 
 #[tokio::test]
@@ -131,7 +131,7 @@ async fn w10_what_an_account_had_goes_with_it_and_the_last_admin_who_can_sign_in
     assert_eq!(status(&daemon, "DELETE", &path(&admin), &bob, Value::Null).await, 200);
     daemon.restart(&[]).await;
     assert!(daemon.login("openorch", "changeme", "").await.error().contains("Slug not found"));
-    assert!(has(&daemon, &bob, "user-svc:user:view").await);
+    assert!(has_permission(&daemon, &bob, "user-svc:user:view").await);
 }
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn w19_keys_and_passwords_lie_sealed_or_hashed_in_a_folder_that_is_the_dae
     let ann = token_of(&daemon.call("POST", "/user-svc/register", "", body).await);
     assert_eq!(status(&daemon, "POST", "/user-svc/key/rotate", &daemon.admin().await, Value::Null).await, 200);
     let made = daemon.call("POST", "/user-svc/invitation", &daemon.admin().await, json!({})).await.json();
-    let folder = daemon.folder.path();
+    let folder = daemon.data_dir.path();
     let key = std::fs::read_to_string(folder.join("server/encryption.key")).unwrap();
     // `rsaEncryption` (RFC 8017), which every private key in PKCS#8 contains, as bytes and as base64 in a PEM file.
     let rsa: [&[u8]; 2] = [&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01], b"ANBgkqhkiG9w0BAQEFAASC"];
@@ -179,7 +179,7 @@ async fn w19_keys_and_passwords_lie_sealed_or_hashed_in_a_folder_that_is_the_dae
     let [_, _, signature] = ann.split('.').collect::<Vec<_>>()[..] else { panic!("no JWT") };
     let texts = ["the very secret password of ann", "changeme", "PRIVATE KEY", code, signature];
     for secret in rsa.into_iter().chain(texts.map(str::as_bytes)) {
-        assert!(!holds(folder, secret), "{} is stored", String::from_utf8_lossy(secret));
+        assert!(!any_file_contains(folder, secret), "{} is stored", String::from_utf8_lossy(secret));
     }
     for (path, mode) in files(folder) {
         let allowed = if path.is_dir() { 0o700 } else { 0o600 };
@@ -206,7 +206,7 @@ fn files(folder: &std::path::Path) -> Vec<(std::path::PathBuf, u32)> {
 }
 
 /// Whether any file below the directory contains these bytes.
-fn holds(folder: &std::path::Path, bytes: &[u8]) -> bool {
+fn any_file_contains(folder: &std::path::Path, bytes: &[u8]) -> bool {
     let files = files(folder).into_iter().filter(|(path, _)| path.is_file());
     files.into_iter().any(|(path, _)| contains(&std::fs::read(path).unwrap(), bytes))
 }
@@ -222,8 +222,8 @@ async fn w20_a_code_is_guessed_a_few_times_and_is_good_for_its_purpose_and_its_a
     let verify = async |token: &str, id: &str, code: &str| {
         daemon.call("PUT", "/user-svc/self/contact", token, json!({ "otpId": id, "otpCode": code })).await
     };
-    let id = contacts::ask(&daemon, &ann, "ann@example.org").await;
-    let (code, _) = post.last();
+    let id = contacts::request_code(&daemon, &ann, "ann@example.org").await;
+    let (code, _) = post.last_code();
     assert_eq!(verify(&eve, &id, &code).await.status, 400, "another account");
     let register =
         json!({ "slug": "x", "password": "p", "contact": { "id": "ann@example.org", "otpId": id, "otpCode": code } });
@@ -242,12 +242,12 @@ async fn w20_a_code_is_guessed_a_few_times_and_is_good_for_its_purpose_and_its_a
     let early = daemon.call("POST", "/user-svc/self/contact", &ann, json!({ "contactId": "ann@example.org" })).await;
     assert!(early.status == 429 && early.error().contains("seconds"), "{}", early.text);
     daemon.clock.advance(60);
-    let id = contacts::ask(&daemon, &ann, "ann@example.org").await;
-    let (code, _) = post.last();
+    let id = contacts::request_code(&daemon, &ann, "ann@example.org").await;
+    let (code, _) = post.last_code();
     daemon.clock.advance(600);
     assert_eq!(verify(&ann, &id, &code).await.status, 400, "expired");
-    let id = contacts::ask(&daemon, &ann, "ann@example.org").await;
-    let (code, _) = post.last();
+    let id = contacts::request_code(&daemon, &ann, "ann@example.org").await;
+    let (code, _) = post.last_code();
     let (one, other) = tokio::join!(verify(&ann, &id, &code), verify(&ann, &id, &code));
     let passed = [one, other].iter().filter(|answer| answer.status == 200).count();
     assert_eq!(passed, 1, "once");
@@ -261,7 +261,7 @@ async fn w25_no_memory_answers_for_a_token_or_a_right_that_is_gone() {
     let (shop, ann, admin) = (daemon.register("shop-svc").await, daemon.register("ann").await, daemon.admin().await);
     daemon.put_instance(&shop, json!({ "url": echo.url })).await;
     let through = async |token: &str| daemon.call("GET", "/shop-svc/x", token, Value::Null).await;
-    let delegated = received(&daemon, "/shop-svc/x", &ann).await;
+    let delegated = delegated_token(&daemon, "/shop-svc/x", &ann).await;
 
     // A forged token is not matched with a cached valid one, whichever account it names.
     assert_eq!(status(&daemon, "POST", "/user-svc/refresh-token", &ann, Value::Null).await, 200);
@@ -279,10 +279,16 @@ async fn w25_no_memory_answers_for_a_token_or_a_right_that_is_gone() {
     // A revoked right is gone even if it was just used.
     let enroll = json!({ "enrolls": [{ "userId": id_of(&ann), "role": "user-svc:admin" }] });
     let saved = daemon.call("PUT", "/user-svc/enrolls", &admin, enroll).await.json();
-    assert!(has(&daemon, &ann, "user-svc:user:view").await && has(&daemon, &delegated, "user-svc:user:view").await);
+    assert!(
+        has_permission(&daemon, &ann, "user-svc:user:view").await
+            && has_permission(&daemon, &delegated, "user-svc:user:view").await
+    );
     let path = format!("/user-svc/enroll/{}", saved["enrolls"][0]["id"].as_str().unwrap());
     assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
-    assert!(!has(&daemon, &ann, "user-svc:user:view").await && !has(&daemon, &delegated, "user-svc:user:view").await);
+    assert!(
+        !has_permission(&daemon, &ann, "user-svc:user:view").await
+            && !has_permission(&daemon, &delegated, "user-svc:user:view").await
+    );
 
     // After a session is revoked, every token derived from it is invalid.
     assert_eq!(through(&ann).await.status, 200);

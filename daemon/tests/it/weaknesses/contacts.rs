@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use serde_json::{Value, json};
 
 use crate::{
-    contacts::{ask, contacts, start},
+    contacts::{contacts, request_code, start},
     support::{Daemon, status, token_of},
 };
 
@@ -17,8 +17,8 @@ async fn register(daemon: &Daemon, slug: &str, contact: Value) -> crate::support
 #[tokio::test]
 async fn w64_no_answer_tells_a_stranger_whether_a_contact_is_somebodys() {
     let (daemon, post) = start().await;
-    let id = ask(&daemon, "", "ann@example.org").await;
-    let shown = json!({ "value": "ann@example.org", "otpId": id, "otpCode": post.last().0 });
+    let id = request_code(&daemon, "", "ann@example.org").await;
+    let shown = json!({ "value": "ann@example.org", "otpId": id, "otpCode": post.last_code().0 });
     let ann = token_of(&register(&daemon, "ann", shown).await);
     assert_eq!(contacts(&daemon, &ann).await.len(), 1);
     // An unverified contact in a registration is neither attached nor reported, whether it is taken or not.
@@ -34,8 +34,8 @@ async fn w64_no_answer_tells_a_stranger_whether_a_contact_is_somebodys() {
     daemon.clock.advance(61);
     let mut told = Vec::new();
     for contact in ["ann@example.org", "nobody@example.org"] {
-        let id = ask(&daemon, "", contact).await;
-        let code = post.last().0;
+        let id = request_code(&daemon, "", contact).await;
+        let code = post.last_code().0;
         let wrong = if code == "000000" { "000001" } else { "000000" };
         let answer = register(&daemon, "late", json!({ "value": contact, "otpId": id, "otpCode": wrong })).await;
         let asked = daemon.call("POST", "/user-svc/otp/send", "", json!({ "contactId": contact })).await;
@@ -85,8 +85,8 @@ async fn w66_a_code_goes_to_the_address_that_was_typed_and_shows_no_other() {
     let ann = daemon.register("ann").await;
     let shows = async |token: &str, typed: &str, sent_to: &str| {
         daemon.clock.advance(61);
-        let id = ask(&daemon, token, typed).await;
-        let (code, to) = post.last();
+        let id = request_code(&daemon, token, typed).await;
+        let (code, to) = post.last_code();
         assert_eq!(to, sent_to);
         let body = json!({ "otpId": id, "otpCode": code });
         daemon.call("PUT", "/user-svc/self/contact", token, body).await.status.as_u16()
@@ -128,8 +128,8 @@ async fn w66_a_code_goes_to_the_address_that_was_typed_and_shows_no_other() {
 async fn w88_a_wrong_code_is_told_the_same_whether_a_contact_is_somebodys_or_not() {
     let (daemon, post) = start().await;
     let ann = daemon.register("ann").await;
-    let id = ask(&daemon, &ann, "ann@example.org").await;
-    let shown = json!({ "otpId": id, "otpCode": post.last().0 });
+    let id = request_code(&daemon, &ann, "ann@example.org").await;
+    let shown = json!({ "otpId": id, "otpCode": post.last_code().0 });
     assert_eq!(daemon.call("PUT", "/user-svc/self/contact", &ann, shown).await.status, 200);
     daemon.clock.advance(61);
     let sign_in = async |contact: &str, id: &str, code: &str| {
@@ -138,8 +138,8 @@ async fn w88_a_wrong_code_is_told_the_same_whether_a_contact_is_somebodys_or_not
     };
     let mut told = Vec::new();
     for contact in ["ann@example.org", "nobody@example.org"] {
-        let id = ask(&daemon, "", contact).await;
-        let code = post.last().0;
+        let id = request_code(&daemon, "", contact).await;
+        let code = post.last_code().0;
         let wrong = if code == "000000" { "000001" } else { "000000" };
         let mut answers = Vec::new();
         for _ in 0..6 {
@@ -158,11 +158,11 @@ async fn w88_a_wrong_code_is_told_the_same_whether_a_contact_is_somebodys_or_not
     assert!(told[0][0].1.contains("4 attempts left"), "{told:?}");
     // The recipient learns what the code is for.
     daemon.clock.advance(61);
-    let id = ask(&daemon, "", "nobody@example.org").await;
-    let refused = sign_in("nobody@example.org", &id, &post.last().0).await;
+    let id = request_code(&daemon, "", "nobody@example.org").await;
+    let refused = sign_in("nobody@example.org", &id, &post.last_code().0).await;
     assert!(refused.status == 400 && refused.error().contains("register an account"), "{}", refused.text);
     assert_eq!(
-        register(&daemon, "new", json!({ "value": "nobody@example.org", "otpId": id, "otpCode": post.last().0 }))
+        register(&daemon, "new", json!({ "value": "nobody@example.org", "otpId": id, "otpCode": post.last_code().0 }))
             .await
             .status,
         200
@@ -171,10 +171,10 @@ async fn w88_a_wrong_code_is_told_the_same_whether_a_contact_is_somebodys_or_not
 
 #[tokio::test]
 async fn w97_who_signs_in_with_a_contact_gets_codes_though_strangers_ask_for_them_too() {
-    let post = crate::contacts::Post::start().await;
+    let post = crate::contacts::MailServer::start().await;
     let flags = ["--smtp-host", "127.0.0.1", "--smtp-port", post.port(), "--smtp-from", "us@example.org"];
     let proxied = ["--trusted-proxies", "127.0.0.0/8", "--registration", "open"];
-    let daemon = Daemon::with(&[&flags[..], &proxied[..]].concat()).await;
+    let daemon = Daemon::with_flags(&[&flags[..], &proxied[..]].concat()).await;
     let admin = daemon.admin().await;
     let change = json!({ "currentPassword": "changeme", "newPassword": "another one" });
     assert_eq!(daemon.call("POST", "/user-svc/change-password", &admin, change).await.status, 200);
@@ -183,7 +183,7 @@ async fn w97_who_signs_in_with_a_contact_gets_codes_though_strangers_ask_for_the
     };
     let send = json!({ "contactId": "ann@example.org" });
     let id = from("192.0.2.1", "/user-svc/otp/send", "", send.clone()).await.json()["otpId"].clone();
-    let contact = json!({ "value": "ann@example.org", "otpId": id, "otpCode": post.last().0 });
+    let contact = json!({ "value": "ann@example.org", "otpId": id, "otpCode": post.last_code().0 });
     let ann = json!({ "slug": "ann", "password": "long enough", "contact": contact });
     assert_eq!(from("192.0.2.1", "/user-svc/register", "", ann).await.status, 200);
     let sign_in = async |address: &str| {
@@ -191,7 +191,8 @@ async fn w97_who_signs_in_with_a_contact_gets_codes_though_strangers_ask_for_the
         if sent.status != 200 {
             return sent.status.as_u16();
         }
-        let contact = json!({ "value": "ann@example.org", "otpId": sent.json()["otpId"], "otpCode": post.last().0 });
+        let contact =
+            json!({ "value": "ann@example.org", "otpId": sent.json()["otpId"], "otpCode": post.last_code().0 });
         from(address, "/user-svc/login", "", json!({ "contact": contact })).await.status.as_u16()
     };
     daemon.clock.advance(61);
@@ -221,10 +222,11 @@ async fn w164_a_mail_server_that_never_ends_its_line_or_offers_no_encryption_is_
             }
         }
     });
-    let (endless, post) = (endless.await.port().to_string(), crate::contacts::Post::start().await);
+    let (endless, post) = (endless.await.port().to_string(), crate::contacts::MailServer::start().await);
     for (port, security) in [(&*endless, "none"), (post.port(), "starttls")] {
         let from = ["--smtp-from", "us@example.org", "--smtp-security", security];
-        let daemon = Daemon::with(&[&["--smtp-host", "127.0.0.1", "--smtp-port", port], &from[..]].concat()).await;
+        let daemon =
+            Daemon::with_flags(&[&["--smtp-host", "127.0.0.1", "--smtp-port", port], &from[..]].concat()).await;
         let send = json!({ "contactId": "ann@example.org" });
         let answer = daemon.call("POST", "/user-svc/otp/send", "", send).await;
         assert_eq!(answer.status, 503, "{security}: {}", answer.text);
@@ -237,9 +239,9 @@ async fn w164_a_mail_server_that_never_ends_its_line_or_offers_no_encryption_is_
 
 #[tokio::test]
 async fn w165_strangers_who_ask_for_codes_keep_none_from_who_is_signed_in() {
-    let post = crate::contacts::Post::start().await;
+    let post = crate::contacts::MailServer::start().await;
     let flags = ["--smtp-host", "127.0.0.1", "--smtp-port", post.port(), "--smtp-from", "us@example.org"];
-    let daemon = Daemon::with(&[&flags[..], &["--trusted-proxies", "127.0.0.0/8"]].concat()).await;
+    let daemon = Daemon::with_flags(&[&flags[..], &["--trusted-proxies", "127.0.0.0/8"]].concat()).await;
     let (admin, ann, eve) = (daemon.admin().await, daemon.register("ann").await, daemon.register("eve").await);
     let change = json!({ "currentPassword": "changeme", "newPassword": "another one" });
     assert_eq!(status(&daemon, "POST", "/user-svc/change-password", &admin, change).await, 200);

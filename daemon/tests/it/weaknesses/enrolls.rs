@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 
 use crate::{
     apps::{HOST, enroll, make_app, register},
-    contacts::{ask, start},
-    support::{Daemon, has, id_of, status, token_of},
+    contacts::{request_code, start},
+    support::{Daemon, has_permission, id_of, status, token_of},
 };
 
-async fn role(daemon: &Daemon, token: &str, id: &str) {
+async fn create_role(daemon: &Daemon, token: &str, id: &str) {
     assert_eq!(status(daemon, "POST", "/user-svc/role", token, json!({ "id": id, "name": "R" })).await, 200);
 }
 
@@ -32,10 +32,10 @@ fn entries(pages: &[Value]) -> Vec<Value> {
 }
 
 /// Verifies a contact of the account with a code.
-async fn show(daemon: &Daemon, post: &crate::contacts::Post, token: &str, contact: &str) {
+async fn verify_contact(daemon: &Daemon, post: &crate::contacts::MailServer, token: &str, contact: &str) {
     daemon.clock.advance(61);
-    let id = ask(daemon, token, contact).await;
-    let body = json!({ "otpId": id, "otpCode": post.last().0 });
+    let id = request_code(daemon, token, contact).await;
+    let body = json!({ "otpId": id, "otpCode": post.last_code().0 });
     assert_eq!(status(daemon, "PUT", "/user-svc/self/contact", token, body).await, 200);
 }
 
@@ -46,7 +46,7 @@ async fn w78_a_list_of_enrolls_tells_neither_by_its_order_nor_by_its_next_whose_
     make_app(&daemon, &admin, HOST).await;
     let (zed, vic, other) =
         (daemon.register("zed").await, daemon.register("vic").await, daemon.register("other").await);
-    role(&daemon, &zed, "zed:x").await;
+    create_role(&daemon, &zed, "zed:x").await;
     for contact in ["a@example.org", "b@example.org", "vic@example.org", "c@example.org"] {
         let body = json!({ "enrolls": [{ "contactId": contact, "role": "zed:x" }] });
         assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &zed, body).await, 200);
@@ -68,7 +68,7 @@ async fn w78_a_list_of_enrolls_tells_neither_by_its_order_nor_by_its_next_whose_
     let before = all().await;
     assert_eq!(entries(&before[0]).len(), 6, "{before:?}");
     assert!(before[..8].iter().all(|pages| entries(pages) == entries(&before[0])));
-    show(&daemon, &post, &vic, "vic@example.org").await;
+    verify_contact(&daemon, &post, &vic, "vic@example.org").await;
     assert!(has_role(&daemon, &vic, "zed:x").await, "it has the pending role");
     let after = all().await;
     assert_eq!(before, after, "the answers are the same whether the contact is verified or not");
@@ -103,9 +103,9 @@ async fn w79_a_page_of_enrolls_shows_nothing_of_rows_that_it_leaves_out() {
     make_app(&daemon, &admin, HOST).await;
     let (zed, vic, other) =
         (daemon.register("zed").await, daemon.register("vic").await, daemon.register("other").await);
-    role(&daemon, &zed, "zed:x").await;
-    role(&daemon, &zed, "zed:admin").await;
-    show(&daemon, &post, &vic, "vic@example.org").await;
+    create_role(&daemon, &zed, "zed:x").await;
+    create_role(&daemon, &zed, "zed:admin").await;
+    verify_contact(&daemon, &post, &vic, "vic@example.org").await;
     for account in [&vic, &other] {
         let body = json!({ "enrolls": [
             { "contactId": "vic@example.org", "role": "zed:x", "appHost": HOST },
@@ -143,7 +143,7 @@ async fn w80_deletions_at_once_never_reach_the_permit_of_another() {
         statuses.sort();
         assert_eq!(statuses[0], 200);
         assert!(statuses[1..].iter().all(|status| [403, 404].contains(status)), "{statuses:?}");
-        assert!(has(&daemon, &worker, "user-svc:user:view").await);
+        assert!(has_permission(&daemon, &worker, "user-svc:user:view").await);
     }
     assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/ops", &admin, Value::Null).await, 200);
 }
@@ -172,7 +172,10 @@ async fn w81_who_saves_grants_in_one_app_deletes_none_of_another() {
     for (id, expected) in [("everywhere", 404), ("default-one", 404), ("in-y", 404), ("here", 200), ("here", 404)] {
         assert_eq!(delete(id).await, expected, "{id}");
     }
-    assert!(has(&daemon, &worker, "user-svc:user:view").await && has(&daemon, &worker, "user-svc:audit:view").await);
+    assert!(
+        has_permission(&daemon, &worker, "user-svc:user:view").await
+            && has_permission(&daemon, &worker, "user-svc:audit:view").await
+    );
     // It may delete a grant that it saved itself.
     let own = json!({ "grants": [{ "id": "mine", "permissionId": "c:d", "slugs": ["worker"] }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &granter, own).await, 200);
@@ -192,7 +195,7 @@ async fn w94_nobody_overwrites_the_permit_of_an_admin_under_an_id_of_its_own() {
         let path = format!("/user-svc/grant/{id}");
         assert_eq!(status(&daemon, "DELETE", &path, &zed, Value::Null).await, 403);
     }
-    assert!(has(&daemon, &worker, "user-svc:user:view").await);
+    assert!(has_permission(&daemon, &worker, "user-svc:user:view").await);
     assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/zed:reset", &admin, Value::Null).await, 200);
     assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &zed, permit("reset", "zed:p", "zed")).await, 200);
 }
@@ -202,9 +205,9 @@ async fn w162_what_came_by_a_contact_has_no_part_in_what_may_be_given_by_id() {
     let (daemon, post) = start().await;
     let (victim, other, eve) =
         (daemon.register("victim").await, daemon.register("other").await, daemon.register("eve").await);
-    show(&daemon, &post, &victim, "x@example.org").await;
+    verify_contact(&daemon, &post, &victim, "x@example.org").await;
     for n in 0..201 {
-        role(&daemon, &eve, &format!("eve:r{n}")).await;
+        create_role(&daemon, &eve, &format!("eve:r{n}")).await;
     }
     let give = async |to: &Value, roles: std::ops::Range<usize>| {
         let enroll = |n: usize| {
@@ -244,10 +247,10 @@ async fn w162_what_came_by_a_contact_has_no_part_in_what_may_be_given_by_id() {
 async fn w162_what_is_given_by_id_takes_no_room_from_what_came_by_a_contact() {
     let (daemon, post) = start().await;
     let (admin, victim, eve) = (daemon.admin().await, daemon.register("victim").await, daemon.register("eve").await);
-    show(&daemon, &post, &victim, "x@example.org").await;
-    role(&daemon, &eve, "eve:r0").await;
+    verify_contact(&daemon, &post, &victim, "x@example.org").await;
+    create_role(&daemon, &eve, "eve:r0").await;
     for n in 0..1001 {
-        role(&daemon, &admin, &format!("openorch:r{n}")).await;
+        create_role(&daemon, &admin, &format!("openorch:r{n}")).await;
     }
     let enroll = |n: usize| json!({ "contactId": "x@example.org", "role": format!("openorch:r{n}") });
     let save = async |enrolls: Vec<Value>| {

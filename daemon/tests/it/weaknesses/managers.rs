@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     apps::{HOST, enroll, login, make_app, register},
-    support::{Daemon, Echo, claims, id_of, received, status, token_of},
+    support::{Daemon, Echo, claims, delegated_token, id_of, status, token_of},
 };
 
 /// The token of an account to which an admin gave these permissions only in the app of `host`.
@@ -18,7 +18,7 @@ async fn manager(daemon: &Daemon, admin: &str, slug: &str, host: &str, permissio
     token
 }
 
-async fn reset(daemon: &Daemon, token: &str, id: &str) -> u16 {
+async fn reset_password(daemon: &Daemon, token: &str, id: &str) -> u16 {
     let path = format!("/user-svc/{id}/reset-password");
     status(daemon, "POST", &path, token, json!({ "newPassword": "taken" })).await
 }
@@ -40,18 +40,18 @@ async fn w40_an_account_is_managed_by_who_has_the_right_in_its_home_app_though_i
     assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
     for id in [&bare, &ann] {
         let path = format!("/user-svc/user/{id}");
-        assert_eq!(reset(&daemon, &there, id).await, 403);
+        assert_eq!(reset_password(&daemon, &there, id).await, 403);
         assert_eq!(status(&daemon, "PUT", &path, &there, json!({ "name": "Mine" })).await, 403);
         assert_eq!(status(&daemon, "DELETE", &path, &there, Value::Null).await, 403);
         assert_eq!(status(&daemon, "PUT", &path, &here, json!({ "name": "Theirs" })).await, 200);
-        assert_eq!(reset(&daemon, &here, id).await, 200);
+        assert_eq!(reset_password(&daemon, &here, id).await, 200);
     }
     // The home app of an account is that of the manager who creates it, whichever app the request names.
     make_app(&daemon, &admin, "other.example.com").await;
     let user = json!({ "user": { "slug": "made", "name": "Made" }, "roleIds": [], "appHost": "other.example.com" });
     let made = daemon.call("POST", "/user-svc/user", &there, user).await.json();
     let made = made["user"]["id"].as_str().unwrap();
-    assert_eq!((reset(&daemon, &here, made).await, reset(&daemon, &there, made).await), (403, 200));
+    assert_eq!((reset_password(&daemon, &here, made).await, reset_password(&daemon, &there, made).await), (403, 200));
 }
 
 #[tokio::test]
@@ -65,12 +65,12 @@ async fn w41_nobody_makes_an_account_unmanageable_at_home_by_putting_it_into_an_
     assert_eq!(status(&daemon, "POST", "/user-svc/organization", &eve, json!({ "id": "org_trap" })).await, 200);
     let add = json!({ "userId": bob });
     assert_eq!(status(&daemon, "POST", "/user-svc/organization/org_trap/user", &eve, add).await, 200);
-    assert_eq!(reset(&daemon, &help, &bob).await, 200);
+    assert_eq!(reset_password(&daemon, &help, &bob).await, 200);
     // A role that an admin assigns elsewhere does make a difference.
     let desk = manager(&daemon, &admin, "desk", "", &["user-svc:user:passwordReset"]).await;
     assert_eq!(enroll(&daemon, &admin, &json!(bob), "user-svc:user", "").await.status, 200);
-    assert_eq!((reset(&daemon, &help, &bob).await, reset(&daemon, &desk, &bob).await), (403, 403));
-    assert_eq!(reset(&daemon, &admin, &bob).await, 200);
+    assert_eq!((reset_password(&daemon, &help, &bob).await, reset_password(&daemon, &desk, &bob).await), (403, 403));
+    assert_eq!(reset_password(&daemon, &admin, &bob).await, 200);
 }
 
 #[tokio::test]
@@ -81,17 +81,21 @@ async fn w42_who_may_reset_passwords_does_not_become_a_service_that_acts_for_its
     daemon.put_instance(&shop, json!({ "url": echo.url })).await;
     let rights = ["user-svc:user:passwordReset", "user-svc:user:delete"];
     let help = manager(&daemon, &admin, "help", "", &rights).await;
-    assert_eq!(reset(&daemon, &help, &id_of(&shop)).await, 200, "a service account can be reset like any other");
+    assert_eq!(
+        reset_password(&daemon, &help, &id_of(&shop)).await,
+        200,
+        "a service account can be reset like any other"
+    );
     let delegation = json!({ "slug": "shop-svc", "operations": ["saveEnrolls"], "services": ["post-svc"] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, delegation).await, 200);
     // The service that acts for its callers, and the one to which it may pass their tokens.
     for service in [&shop, &post] {
-        assert_eq!(reset(&daemon, &help, &id_of(service)).await, 403);
+        assert_eq!(reset_password(&daemon, &help, &id_of(service)).await, 403);
         let path = format!("/user-svc/user/{}", id_of(service));
         assert_eq!(status(&daemon, "DELETE", &path, &help, Value::Null).await, 403, "nor can it delete the service");
     }
     // What the attacker would gain: an admin's delegated token.
-    let delegated = received(&daemon, "/shop-svc/x", &admin).await;
+    let delegated = delegated_token(&daemon, "/shop-svc/x", &admin).await;
     let enrolls = json!({ "enrolls": [{ "userId": id_of(&help), "role": "user-svc:admin" }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &delegated, enrolls).await, 200);
 }
@@ -129,7 +133,7 @@ async fn w43_grants_and_permits_count_as_rights_whoever_has_them_and_however() {
             _ => {}
         }
         let expected = if slug == "plain" { 200 } else { 403 };
-        assert_eq!(reset(&daemon, &help, &id).await, expected, "{slug}");
+        assert_eq!(reset_password(&daemon, &help, &id).await, expected, "{slug}");
         let path = format!("/user-svc/user/{id}");
         assert_eq!(status(&daemon, "DELETE", &path, &help, Value::Null).await, expected, "{slug}");
     }
@@ -156,7 +160,7 @@ async fn w57_what_an_account_could_give_itself_counts_as_what_it_has() {
         assert_eq!(given, 200, "{slug}");
         let expected = if way == "nothing" { 200 } else { 403 };
         let id = id_of(&owner);
-        assert_eq!(reset(&daemon, &help, &id).await, expected, "{slug}");
+        assert_eq!(reset_password(&daemon, &help, &id).await, expected, "{slug}");
         let path = format!("/user-svc/user/{id}");
         assert_eq!(status(&daemon, "DELETE", &path, &help, Value::Null).await, expected, "{slug}");
     }
@@ -182,7 +186,7 @@ async fn w82_roles_of_organizations_count_as_what_their_admin_has() {
         }
         let expected = if role.is_empty() { 200 } else { 403 };
         let id = id_of(&founder);
-        assert_eq!(reset(&daemon, &help, &id).await, expected, "{slug}");
+        assert_eq!(reset_password(&daemon, &help, &id).await, expected, "{slug}");
         let path = format!("/user-svc/user/{id}");
         assert_eq!(status(&daemon, "DELETE", &path, &help, Value::Null).await, expected, "{slug}");
     }
@@ -227,8 +231,8 @@ async fn w83_a_role_with_rights_in_an_app_counts_though_its_owner_is_not_in_that
     for (what, id) in
         [("role", by_role), ("future", by_future), ("slug", by_slug), ("everywhere", by_everywhere), ("link", by_link)]
     {
-        assert_eq!(reset(&daemon, &help, &id).await, 403, "{what}");
+        assert_eq!(reset_password(&daemon, &help, &id).await, 403, "{what}");
         assert_eq!(status(&daemon, "DELETE", &format!("/user-svc/user/{id}"), &help, Value::Null).await, 403, "{what}");
     }
-    assert_eq!(reset(&daemon, &help, &role("plain", true).await).await, 200);
+    assert_eq!(reset_password(&daemon, &help, &role("plain", true).await).await, 200);
 }

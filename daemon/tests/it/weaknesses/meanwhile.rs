@@ -19,8 +19,9 @@ async fn roles_of(daemon: &Daemon, token: &str) -> Vec<Value> {
 }
 
 /// A daemon whose password-hash queue is busy for a while, so that further calls wait in it.
-async fn busy(setup: impl AsyncFnOnce(&Daemon)) -> (Arc<Daemon>, JoinSet<()>) {
-    let daemon = Daemon::with(&["--user-password-hash-max-wait", "10m", "--user-password-hash-concurrency", "1"]).await;
+async fn with_busy_hash_queue(setup: impl AsyncFnOnce(&Daemon)) -> (Arc<Daemon>, JoinSet<()>) {
+    let daemon =
+        Daemon::with_flags(&["--user-password-hash-max-wait", "10m", "--user-password-hash-concurrency", "1"]).await;
     daemon.register("many-svc").await;
     setup(&daemon).await;
     let (daemon, mut sign_ins) = (Arc::new(daemon), JoinSet::new());
@@ -36,7 +37,7 @@ async fn busy(setup: impl AsyncFnOnce(&Daemon)) -> (Arc<Daemon>, JoinSet<()>) {
 #[tokio::test]
 async fn w84_who_is_no_admin_any_more_when_its_password_is_hashed_makes_no_admin_and_resets_no_password() {
     let tokens = std::sync::OnceLock::new();
-    let (daemon, sign_ins) = busy(async |daemon| {
+    let (daemon, sign_ins) = with_busy_hash_queue(async |daemon| {
         let admin = daemon.admin().await;
         let second = daemon.register("second").await;
         assert_eq!(enroll(daemon, &admin, &json!(id_of(&second)), ADMIN, "").await.status, 200);
@@ -77,7 +78,7 @@ async fn w84_who_is_no_admin_any_more_when_its_password_is_hashed_makes_no_admin
 #[tokio::test]
 async fn w85_a_call_whose_session_ends_before_it_writes_writes_nothing() {
     let tokens = std::sync::OnceLock::new();
-    let (daemon, sign_ins) = busy(async |daemon| {
+    let (daemon, sign_ins) = with_busy_hash_queue(async |daemon| {
         let admin = daemon.admin().await;
         let thief = daemon.admin().await;
         let own = token_of(&daemon.login("openorch", "changeme", "own").await);
@@ -261,7 +262,7 @@ async fn w139_who_has_a_right_no_more_writes_nothing_more_by_it() {
 
 /// Has `narrow` make 60 calls, revokes its right through `taken` after the first one, and checks that `count` does not
 /// change after the revocation.
-async fn writes_no_more_without<C: AsyncFn() -> usize>(
+async fn assert_no_writes_after_revocation<C: AsyncFn() -> usize>(
     daemon: &Arc<Daemon>,
     narrow: &str,
     calls: impl Iterator<Item = (&'static str, String, Value)>,
@@ -299,7 +300,7 @@ async fn w144_who_lost_a_right_beside_the_one_that_let_it_in_writes_nothing_more
         listed["permits"].as_array().into_iter().flatten().filter(|permit| permit["appId"] == "*").count()
     };
     let calls = (0..60).map(|n| ("PUT", "/user-svc/grants".to_owned(), grant(n)));
-    writes_no_more_without(&daemon, &narrow, calls, "/user-svc/grant/everywhere", everywhere).await;
+    assert_no_writes_after_revocation(&daemon, &narrow, calls, "/user-svc/grant/everywhere", everywhere).await;
 
     // Roles revoked by an account that has the role `admin` of the same service.
     let shop = daemon.register("shop").await;
@@ -320,7 +321,7 @@ async fn w144_who_lost_a_right_beside_the_one_that_let_it_in_writes_nothing_more
     assert_eq!(given().await, 60);
     let calls = members.iter().map(|id| ("DELETE", format!("/user-svc/enroll/unnamed:{id}:shop:vip"), Value::Null));
     let taken = format!("/user-svc/enroll/unnamed:{}:shop:admin", id_of(&narrow));
-    writes_no_more_without(&daemon, &narrow, calls, &taken, given).await;
+    assert_no_writes_after_revocation(&daemon, &narrow, calls, &taken, given).await;
 
     // Sessions of other accounts.
     let permit = permit("ends", "user-svc:token:revoke", "unnamed");
@@ -336,13 +337,13 @@ async fn w144_who_lost_a_right_beside_the_one_that_let_it_in_writes_nothing_more
     ids.extend(sessions().await.iter().map(|one| one["id"].as_str().unwrap().to_owned()));
     let calls = ids.iter().map(|id| ("DELETE", format!("/user-svc/session/{id}"), Value::Null));
     let count = async || sessions().await.len();
-    writes_no_more_without(&daemon, &narrow, calls, "/user-svc/grant/ends", count).await;
+    assert_no_writes_after_revocation(&daemon, &narrow, calls, "/user-svc/grant/ends", count).await;
 }
 
 #[tokio::test]
 async fn w166_an_account_with_a_role_that_is_deleted_meanwhile_is_refused_and_not_tried_for_long() {
     let tokens = std::sync::OnceLock::new();
-    let (daemon, sign_ins) = busy(async |daemon| {
+    let (daemon, sign_ins) = with_busy_hash_queue(async |daemon| {
         let admin = daemon.admin().await;
         let role = json!({ "id": "openorch:brief", "name": "B" });
         assert_eq!(status(daemon, "POST", "/user-svc/role", &admin, role).await, 200);

@@ -11,7 +11,7 @@ use tokio::{
 use crate::support::{Daemon, Echo, gzip, status};
 
 /// The complete response to this text, which requests that the connection is closed or is incomplete.
-async fn raw(daemon: &Daemon, text: &str) -> String {
+async fn send_raw(daemon: &Daemon, text: &str) -> String {
     let mut stream = TcpStream::connect(daemon.url.trim_start_matches("http://")).await.unwrap();
     stream.write_all(text.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
@@ -26,7 +26,7 @@ async fn w14_a_service_gets_neither_its_callers_session_nor_what_was_meant_for_o
     let echo = Echo::start().await;
     let (evil, admin) = (daemon.register("evil-svc").await, daemon.admin().await);
     daemon.put_instance(&evil, json!({ "url": echo.url })).await;
-    let head = raw(
+    let head = send_raw(
         &daemon,
         &format!(
             "GET /evil-svc/x HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {admin}\r\nconnection: close, x-mine\r\n\
@@ -183,15 +183,15 @@ async fn w18_no_body_is_too_large_or_too_slow_for_the_daemon_and_no_cookie_is_ev
     // Clients that never finish: without any bytes, in the head, in the body.
     let limits =
         ["--api-body-idle-timeout", "100ms", "--http-header-timeout", "100ms", "--http-first-byte-timeout", "100ms"];
-    let impatient = Daemon::with(&limits).await;
-    assert_eq!(raw(&impatient, "").await, "");
-    let slow = raw(&impatient, "POST /user-svc/register HTTP/1.1\r\nhost: localhost\r\nx-slow").await;
+    let impatient = Daemon::with_flags(&limits).await;
+    assert_eq!(send_raw(&impatient, "").await, "");
+    let slow = send_raw(&impatient, "POST /user-svc/register HTTP/1.1\r\nhost: localhost\r\nx-slow").await;
     assert!(slow.is_empty() || slow.starts_with("HTTP/1.1 408"), "{slow}");
     let head = "POST /user-svc/register HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n";
-    let slow = raw(&impatient, &format!("{head}connection: close\r\n\r\n{{")).await;
+    let slow = send_raw(&impatient, &format!("{head}connection: close\r\n\r\n{{")).await;
     assert!(slow.starts_with("HTTP/1.1 408"), "{slow}");
     let endless = format!("{head}x-long: {}\r\n\r\n", "y".repeat(80_000));
-    assert!(raw(&impatient, &endless).await.starts_with("HTTP/1.1 431"));
+    assert!(send_raw(&impatient, &endless).await.starts_with("HTTP/1.1 431"));
     assert_eq!(post(valid, &[]).await, 200, "the daemon still serves");
 
     // CORS allows any origin, but without credentials.

@@ -7,16 +7,16 @@ use crate::{
     support::{Daemon, id_of, status, token_of},
 };
 
-async fn found(daemon: &Daemon, token: &str, id: &str) {
+async fn create_organization(daemon: &Daemon, token: &str, id: &str) {
     assert_eq!(status(daemon, "POST", "/user-svc/organization", token, json!({ "id": id })).await, 200);
 }
 
-async fn put(daemon: &Daemon, token: &str, organization: &str, user_id: &str, role: &str) -> u16 {
+async fn set_member(daemon: &Daemon, token: &str, organization: &str, user_id: &str, role: &str) -> u16 {
     let path = format!("/user-svc/organization/{organization}/user/{user_id}");
     status(daemon, "PUT", &path, token, json!({ "role": role })).await
 }
 
-async fn remove(daemon: &Daemon, token: &str, organization: &str, user_id: &str) -> u16 {
+async fn remove_member(daemon: &Daemon, token: &str, organization: &str, user_id: &str) -> u16 {
     let path = format!("/user-svc/organization/{organization}/user/{user_id}");
     status(daemon, "DELETE", &path, token, Value::Null).await
 }
@@ -34,11 +34,11 @@ async fn w95_nobody_stays_in_an_app_by_an_organization_that_it_founded_there() {
     let app = daemon.call("POST", "/user-svc/app", "", json!({ "host": HOST })).await.json()["app"]["id"].clone();
     let app = app.as_str().unwrap();
     let there = token_of(&register(&daemon, "founder", HOST).await);
-    found(&daemon, &there, "org_mine").await;
+    create_organization(&daemon, &there, "org_mine").await;
     // An account added to an organization of the app is in the app, even after it changes its own role there.
     let member = token_of(&register(&daemon, "member", HOST).await);
-    assert_eq!(put(&daemon, &there, "org_mine", &id_of(&member), "admin").await, 200);
-    assert_eq!(put(&daemon, &member, "org_mine", &id_of(&member), "user").await, 200);
+    assert_eq!(set_member(&daemon, &there, "org_mine", &id_of(&member), "admin").await, 200);
+    assert_eq!(set_member(&daemon, &member, "org_mine", &id_of(&member), "user").await, 200);
     for account in [&member, &there] {
         let path = format!("/user-svc/enroll/{app}:{}:user-svc:user", id_of(account));
         assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
@@ -62,24 +62,24 @@ async fn w96_an_organization_is_no_trap_for_who_was_put_into_it() {
         daemon.admin().await,
     );
     // The last remaining member leaves, and the organization is deleted.
-    found(&daemon, &eve, "org_trap").await;
-    assert_eq!(put(&daemon, &eve, "org_trap", &id_of(&vic), "admin").await, 200);
-    assert_eq!(remove(&daemon, &eve, "org_trap", &id_of(&eve)).await, 200);
-    assert_eq!(remove(&daemon, &vic, "org_trap", &id_of(&vic)).await, 200);
+    create_organization(&daemon, &eve, "org_trap").await;
+    assert_eq!(set_member(&daemon, &eve, "org_trap", &id_of(&vic), "admin").await, 200);
+    assert_eq!(remove_member(&daemon, &eve, "org_trap", &id_of(&eve)).await, 200);
+    assert_eq!(remove_member(&daemon, &vic, "org_trap", &id_of(&vic)).await, 200);
     assert_eq!(roles_of(&daemon, &vic).await, [json!("user-svc:user")]);
     let path = "/user-svc/organization/org_trap/users";
     assert_eq!(status(&daemon, "GET", path, &admin, Value::Null).await, 404);
     // With another member, who becomes the admin.
-    found(&daemon, &eve, "org_more").await;
-    assert_eq!(put(&daemon, &eve, "org_more", &id_of(&third), "user").await, 200);
-    assert_eq!(put(&daemon, &eve, "org_more", &id_of(&vic), "admin").await, 200);
-    assert_eq!(remove(&daemon, &eve, "org_more", &id_of(&eve)).await, 200);
-    assert_eq!(remove(&daemon, &vic, "org_more", &id_of(&vic)).await, 200);
+    create_organization(&daemon, &eve, "org_more").await;
+    assert_eq!(set_member(&daemon, &eve, "org_more", &id_of(&third), "user").await, 200);
+    assert_eq!(set_member(&daemon, &eve, "org_more", &id_of(&vic), "admin").await, 200);
+    assert_eq!(remove_member(&daemon, &eve, "org_more", &id_of(&eve)).await, 200);
+    assert_eq!(remove_member(&daemon, &vic, "org_more", &id_of(&vic)).await, 200);
     assert!(roles_of(&daemon, &third).await.contains(&json!("user-svc:org:{org_more}:admin")));
     // A founder who is the only admin cannot leave; an admin can still delete the account.
-    found(&daemon, &eve, "org_last").await;
-    assert_eq!(put(&daemon, &eve, "org_last", &id_of(&third), "user").await, 200);
-    assert_eq!(remove(&daemon, &eve, "org_last", &id_of(&eve)).await, 409);
+    create_organization(&daemon, &eve, "org_last").await;
+    assert_eq!(set_member(&daemon, &eve, "org_last", &id_of(&third), "user").await, 200);
+    assert_eq!(remove_member(&daemon, &eve, "org_last", &id_of(&eve)).await, 409);
     let path = format!("/user-svc/user/{}", id_of(&eve));
     assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
     assert!(roles_of(&daemon, &third).await.contains(&json!("user-svc:org:{org_last}:admin")));

@@ -8,7 +8,7 @@ const STRONG: &str = "correct horse battery";
 
 /// A daemon whose admin has changed the default password, so that remote requests are accepted.
 async fn open_daemon(flags: &[&str]) -> Daemon {
-    let daemon = Daemon::with(flags).await;
+    let daemon = Daemon::with_flags(flags).await;
     let body = json!({ "currentPassword": "changeme", "newPassword": STRONG });
     assert_eq!(daemon.call("POST", "/user-svc/change-password", &daemon.admin().await, body).await.status, 200);
     daemon
@@ -90,7 +90,8 @@ async fn sign_in_at_once(daemon: Daemon, count: usize) -> Vec<Answer> {
 #[tokio::test]
 async fn w77_two_hundred_programs_of_one_host_that_sign_in_at_once_all_get_in() {
     // Much longer than the default: the machine may be busy.
-    let daemon = Daemon::with(&["--user-password-hash-max-wait", "10m", "--user-password-hash-concurrency", "2"]).await;
+    let daemon =
+        Daemon::with_flags(&["--user-password-hash-max-wait", "10m", "--user-password-hash-concurrency", "2"]).await;
     daemon.register("many-svc").await;
     let answers = sign_in_at_once(daemon, 200).await;
     let refused: Vec<_> = answers.iter().filter(|answer| answer.status != 200).map(|answer| &answer.text).collect();
@@ -100,7 +101,7 @@ async fn w77_two_hundred_programs_of_one_host_that_sign_in_at_once_all_get_in() 
 #[tokio::test]
 async fn w77_those_whose_turn_would_come_too_late_are_told_to_come_back_one_after_the_other() {
     let daemon =
-        Daemon::with(&["--user-password-hash-max-wait", "200ms", "--user-password-hash-concurrency", "1"]).await;
+        Daemon::with_flags(&["--user-password-hash-max-wait", "200ms", "--user-password-hash-concurrency", "1"]).await;
     daemon.register("many-svc").await;
     let answers = sign_in_at_once(daemon, 300).await;
     let refused: Vec<i64> = answers

@@ -110,8 +110,8 @@ async fn w46_a_role_that_waits_for_a_contact_ends_with_the_rights_of_its_giver()
     };
     // Registers an account with the verified contact; returns its roles.
     let arrive = async |slug: &str, contact: &str| {
-        let id = contacts::ask(&daemon, "", contact).await;
-        let shown = json!({ "platform": "email", "value": contact, "otpId": id, "otpCode": post.last().0 });
+        let id = contacts::request_code(&daemon, "", contact).await;
+        let shown = json!({ "platform": "email", "value": contact, "otpId": id, "otpCode": post.last_code().0 });
         let body = json!({ "slug": slug, "password": "pass", "contact": shown });
         let made = daemon.call("POST", "/user-svc/register", "", body).await;
         assert_eq!(made.status, 200, "{}", made.text);

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use crate::support::{Daemon, Echo};
 
 /// A server that counts its connections.
-async fn counter() -> (String, Arc<AtomicUsize>) {
+async fn counting_server() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (url, count) = (format!("http://{}", listener.local_addr().unwrap()), Arc::<AtomicUsize>::default());
     let counted = count.clone();
@@ -25,8 +25,9 @@ async fn counter() -> (String, Arc<AtomicUsize>) {
 
 #[tokio::test]
 async fn w67_one_account_does_not_make_the_daemon_open_connections_without_end() {
-    let daemon = Daemon::with(&["--registry-probe-interval", "1h", "--registry-probe-rate-per-account", "1"]).await;
-    let (shop, (url, count)) = (daemon.register("shop-svc").await, counter().await);
+    let daemon =
+        Daemon::with_flags(&["--registry-probe-interval", "1h", "--registry-probe-rate-per-account", "1"]).await;
+    let (shop, (url, count)) = (daemon.register("shop-svc").await, counting_server().await);
     let began = std::time::Instant::now();
     for n in 0..60 {
         let body = json!({ "url": format!("{url}/{}", n % 6) });
@@ -34,10 +35,10 @@ async fn w67_one_account_does_not_make_the_daemon_open_connections_without_end()
     }
     daemon.until("it is probed", async || count.load(Ordering::Relaxed) > 0).await;
     // A burst of five, then one per second.
-    let (probed, most) = (count.load(Ordering::Relaxed), 5 + began.elapsed().as_secs() as usize + 1);
-    assert!(probed <= most, "{probed} after {:?}", began.elapsed());
+    let (probed, limit) = (count.load(Ordering::Relaxed), 5 + began.elapsed().as_secs() as usize + 1);
+    assert!(probed <= limit, "{probed} after {:?}", began.elapsed());
     // Other accounts have their own rate.
-    let (other, (url, count)) = (daemon.register("other-svc").await, counter().await);
+    let (other, (url, count)) = (daemon.register("other-svc").await, counting_server().await);
     assert_eq!(daemon.put_instance(&other, json!({ "url": url })).await.status, 201);
     daemon.until("it is probed", async || count.load(Ordering::Relaxed) == 1).await;
 }
@@ -46,7 +47,7 @@ async fn w67_one_account_does_not_make_the_daemon_open_connections_without_end()
 async fn w67_many_accounts_do_not_either_where_it_is_one_host() {
     let flags =
         ["--registry-probe-interval", "1h", "--registry-probe-rate-per-host", "4", "--registry-register-wait", "1ms"];
-    let (daemon, (url, count)) = (Daemon::with(&flags).await, counter().await);
+    let (daemon, (url, count)) = (Daemon::with_flags(&flags).await, counting_server().await);
     let began = std::time::Instant::now();
     for n in 0..4 {
         let token = daemon.register(&format!("s{n}-svc")).await;
@@ -62,7 +63,7 @@ async fn w67_many_accounts_do_not_either_where_it_is_one_host() {
 
 #[tokio::test]
 async fn w68_nobody_overruns_the_quota_of_instances_by_registering_at_once() {
-    let daemon = Arc::new(Daemon::with(&["--registry-max-instances-per-account", "10"]).await);
+    let daemon = Arc::new(Daemon::with_flags(&["--registry-max-instances-per-account", "10"]).await);
     let token = daemon.register("shop-svc").await;
     let mut calls = tokio::task::JoinSet::new();
     for n in 0..30 {
@@ -112,7 +113,7 @@ async fn w69_no_metadata_address_of_any_cloud_is_registered_in_any_spelling() {
 }
 
 /// A server that accepts connections and never answers.
-async fn hanging() -> String {
+async fn silent_server() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -136,7 +137,7 @@ async fn w135_many_accounts_whose_instances_hang_do_not_hold_up_the_probes_of_ot
         "--registry-register-wait",
         "1ms",
     ];
-    let (daemon, hanging) = (Daemon::with(&flags).await, hanging().await);
+    let (daemon, hanging) = (Daemon::with_flags(&flags).await, silent_server().await);
     for n in 0..4 {
         let token = daemon.register(&format!("s{n}-svc")).await;
         for path in 0..8 {
@@ -144,7 +145,7 @@ async fn w135_many_accounts_whose_instances_hang_do_not_hold_up_the_probes_of_ot
             assert_eq!(daemon.put_instance(&token, body).await.status, 201);
         }
     }
-    let (victim, (url, count)) = (daemon.register("victim-svc").await, counter().await);
+    let (victim, (url, count)) = (daemon.register("victim-svc").await, counting_server().await);
     assert_eq!(daemon.put_instance(&victim, json!({ "url": url })).await.status, 201);
     daemon.until("it is probed", async || count.load(Ordering::Relaxed) >= 1).await;
 }
@@ -153,7 +154,7 @@ async fn w135_many_accounts_whose_instances_hang_do_not_hold_up_the_probes_of_ot
 async fn w140_many_instances_on_a_host_do_not_hold_up_the_first_probes_of_another_account_there() {
     let flags =
         ["--registry-probe-rate-per-host", "50", "--registry-probe-interval", "1h", "--registry-register-wait", "1ms"];
-    let (daemon, service) = (Daemon::with(&flags).await, Echo::start().await);
+    let (daemon, service) = (Daemon::with_flags(&flags).await, Echo::start().await);
     let many = daemon.register("many").await;
     for n in 0..600 {
         assert_eq!(daemon.put_instance(&many, json!({ "url": format!("http://127.0.0.1:1/{n}") })).await.status, 201);

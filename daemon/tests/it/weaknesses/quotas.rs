@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use crate::{
     apps::{HOST, enroll, login, make_app, register},
-    support::{Answer, Daemon, claims, has, id_of, status, token_of},
+    support::{Answer, Daemon, claims, has_permission, id_of, status, token_of},
 };
 
-async fn permits(daemon: &Daemon, token: &str, permits: Value) -> Answer {
+async fn save_permits(daemon: &Daemon, token: &str, permits: Value) -> Answer {
     daemon.call("PUT", "/user-svc/permits", token, json!({ "permits": permits })).await
 }
 
@@ -21,7 +21,7 @@ async fn make_roles(daemon: &Daemon, token: &str, slug: &str, count: usize) {
 }
 
 /// All entries of a list, read in pages of two.
-async fn pages(daemon: &Daemon, token: &str, method: &str, path: &str, body: Value, items: &str) -> Vec<Value> {
+async fn all_entries(daemon: &Daemon, token: &str, method: &str, path: &str, body: Value, items: &str) -> Vec<Value> {
     let (mut all, mut after) = (Vec::new(), String::new());
     for _ in 0..1000 {
         let answer = match method {
@@ -50,26 +50,26 @@ async fn pages(daemon: &Daemon, token: &str, method: &str, path: &str, body: Val
 
 #[tokio::test]
 async fn w47_the_names_in_all_permits_of_an_account_are_bounded() {
-    let mut daemon = Daemon::with(&["--user-max-grant-names-per-account", "10"]).await;
+    let mut daemon = Daemon::with_flags(&["--user-max-grant-names-per-account", "10"]).await;
     let (shop, admin) = (daemon.register("shop-svc").await, daemon.admin().await);
     let names = |from: usize, to: usize| (from..to).map(|n| format!("s{n}")).collect::<Vec<_>>();
     let permit = |id: &str, slugs: Vec<String>, roles: Vec<String>| json!([{ "id": id, "permission": "shop-svc:x", "slugs": slugs, "roles": roles }]);
-    assert_eq!(permits(&daemon, &shop, permit("a", names(0, 4), names(0, 2))).await.status, 200);
-    assert_eq!(permits(&daemon, &shop, permit("b", names(0, 4), vec![])).await.status, 200);
+    assert_eq!(save_permits(&daemon, &shop, permit("a", names(0, 4), names(0, 2))).await.status, 200);
+    assert_eq!(save_permits(&daemon, &shop, permit("b", names(0, 4), vec![])).await.status, 200);
     for (id, slugs) in [("c", names(0, 1)), ("b", names(0, 5))] {
-        let refused = permits(&daemon, &shop, permit(id, slugs, vec![])).await;
+        let refused = save_permits(&daemon, &shop, permit(id, slugs, vec![])).await;
         let told = refused.error();
         assert!(refused.status == 403 && told.contains("10 slugs") && told.contains("_GRANT_NAMES_"), "{told}");
     }
     // Removed names free the quota, even after a restart.
     daemon.restart(&["--user-max-grant-names-per-account", "10"]).await;
-    assert_eq!(permits(&daemon, &shop, permit("b", names(0, 3), vec![])).await.status, 200);
-    assert_eq!(permits(&daemon, &shop, permit("c", names(0, 1), vec![])).await.status, 200);
-    assert_eq!(permits(&daemon, &shop, permit("c", names(0, 2), vec![])).await.status, 403);
+    assert_eq!(save_permits(&daemon, &shop, permit("b", names(0, 3), vec![])).await.status, 200);
+    assert_eq!(save_permits(&daemon, &shop, permit("c", names(0, 1), vec![])).await.status, 200);
+    assert_eq!(save_permits(&daemon, &shop, permit("c", names(0, 2), vec![])).await.status, 403);
     assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/c", &shop, Value::Null).await, 200);
-    assert_eq!(permits(&daemon, &shop, permit("d", names(0, 1), vec![])).await.status, 200);
+    assert_eq!(save_permits(&daemon, &shop, permit("d", names(0, 1), vec![])).await.status, 200);
     let many = json!([{ "permission": "shop-svc:y", "slugs": names(0, 50) }]);
-    assert_eq!(permits(&daemon, &admin, many).await.status, 200, "an admin has no quota");
+    assert_eq!(save_permits(&daemon, &admin, many).await.status, 200, "an admin has no quota");
 }
 
 #[tokio::test]
@@ -87,12 +87,12 @@ async fn w48_the_same_permit_again_is_not_another_one() {
         listed["permits"].as_array().unwrap().len()
     };
     for _ in 0..2 {
-        assert_eq!(permits(&daemon, &shop, wanted.clone()).await.status, 200);
+        assert_eq!(save_permits(&daemon, &shop, wanted.clone()).await.status, 200);
         assert_eq!(list().await, 3);
     }
     // A permit is not merged with the same permit of another account, which may revoke it.
     assert_eq!(
-        permits(&daemon, &admin, json!([{ "permission": "shop-svc:x", "slugs": ["a", "b"] }])).await.status,
+        save_permits(&daemon, &admin, json!([{ "permission": "shop-svc:x", "slugs": ["a", "b"] }])).await.status,
         200
     );
     assert_eq!(list().await, 4);
@@ -100,7 +100,7 @@ async fn w48_the_same_permit_again_is_not_another_one() {
 
 #[tokio::test]
 async fn w49_the_roles_that_an_account_gives_are_bounded_those_that_wait_included() {
-    let daemon = Daemon::with(&["--user-max-role-assignments-per-account", "6"]).await;
+    let daemon = Daemon::with_flags(&["--user-max-role-assignments-per-account", "6"]).await;
     let (eve, ann, admin) = (daemon.register("eve").await, daemon.register("ann").await, daemon.admin().await);
     make_roles(&daemon, &eve, "eve", 3).await;
     let waiting = |n: usize| json!({ "contactId": format!("c{n}@example.org"), "role": "eve:r0" });
@@ -142,7 +142,7 @@ async fn w49_the_roles_that_an_account_gives_are_bounded_those_that_wait_include
 
 #[tokio::test]
 async fn w50_lists_that_grow_with_the_number_of_accounts_are_had_in_pages() {
-    let daemon = Daemon::with(&["--api-max-unpaged-list", "6"]).await;
+    let daemon = Daemon::with_flags(&["--api-max-unpaged-list", "6"]).await;
     let admin = daemon.admin().await;
     let (mut tokens, mut links) = (Vec::new(), Vec::new());
     for n in 0..4 {
@@ -157,7 +157,7 @@ async fn w50_lists_that_grow_with_the_number_of_accounts_are_had_in_pages() {
         let body = json!({ "permissionLinks": to_all });
         assert_eq!(status(&daemon, "PUT", "/user-svc/roles/permissions", &token, body).await, 200);
         let given: Vec<Value> = ids.iter().map(|id| json!({ "permission": id, "slugs": [slug] })).collect();
-        assert_eq!(permits(&daemon, &token, json!(given)).await.status, 200);
+        assert_eq!(save_permits(&daemon, &token, json!(given)).await.status, 200);
         tokens.push(token);
         links.extend(ids);
     }
@@ -181,7 +181,7 @@ async fn w50_lists_that_grow_with_the_number_of_accounts_are_had_in_pages() {
     ] {
         let refused = daemon.call(method, path, token, body.clone()).await;
         assert!(refused.status == 400 && refused.error().contains("`limit`"), "{path}: {}", refused.text);
-        let all = pages(&daemon, token, method, path, body, items).await;
+        let all = all_entries(&daemon, token, method, path, body, items).await;
         let different: BTreeSet<String> =
             all.iter().map(|row| row["id"].as_str().or(row.as_str()).unwrap().to_owned()).collect();
         assert!(different.len() == all.len() && all.len() >= least, "{path}: {} of {least}", all.len());
@@ -204,7 +204,7 @@ async fn w50_lists_that_grow_with_the_number_of_accounts_are_had_in_pages() {
     }
     let members = "/user-svc/organization/org_big/users";
     assert_eq!(status(&daemon, "GET", members, &tokens[0], Value::Null).await, 400);
-    let all = pages(&daemon, &tokens[0], "GET", members, Value::Null, "members").await;
+    let all = all_entries(&daemon, &tokens[0], "GET", members, Value::Null, "members").await;
     assert_eq!(all.len(), 9);
     assert_eq!(all.iter().filter(|member| member["role"] == "admin").count(), 1);
     let path = format!("/user-svc/user/{leaver}");
@@ -218,7 +218,7 @@ async fn w51_what_plain_accounts_put_into_an_app_does_not_keep_it() {
     let fill = async |host: &str| {
         make_roles(&daemon, &eve, "eve", 1).await;
         let permit = json!([{ "permission": "eve:x", "slugs": ["eve"], "appHost": host }]);
-        assert_eq!(permits(&daemon, &eve, permit).await.status, 200);
+        assert_eq!(save_permits(&daemon, &eve, permit).await.status, 200);
         for whom in
             [json!({ "userId": id_of(&eve) }), json!({ "userId": id_of(&ann) }), json!({ "contactId": "x@y.example" })]
         {
@@ -271,14 +271,14 @@ async fn w52_nobody_occupies_the_ids_of_others() {
     let (eve, ann, admin) = (daemon.register("eve").await, daemon.register("ann").await, daemon.admin().await);
     let permit = |slug: &str| json!([{ "id": "orders", "permission": format!("{slug}:x"), "slugs": [slug] }]);
     for (slug, token) in [("eve", &eve), ("ann", &ann)] {
-        assert_eq!(permits(&daemon, token, permit(slug)).await.status, 200);
-        assert!(has(&daemon, token, &format!("{slug}:x")).await);
+        assert_eq!(save_permits(&daemon, token, permit(slug)).await.status, 200);
+        assert!(has_permission(&daemon, token, &format!("{slug}:x")).await);
     }
     // The same id replaces the account's own permit, with or without the prefix.
     for id in ["orders", "ann:orders"] {
         let renewed = json!([{ "id": id, "permission": "ann:y", "slugs": ["ann"] }]);
-        assert_eq!(permits(&daemon, &ann, renewed).await.status, 200);
-        assert!(has(&daemon, &ann, "ann:y").await && !has(&daemon, &ann, "ann:x").await);
+        assert_eq!(save_permits(&daemon, &ann, renewed).await.status, 200);
+        assert!(has_permission(&daemon, &ann, "ann:y").await && !has_permission(&daemon, &ann, "ann:x").await);
     }
     let listed = daemon.call("POST", "/user-svc/permits", &admin, json!({})).await.json();
     let ids: BTreeSet<&str> =
@@ -289,7 +289,7 @@ async fn w52_nobody_occupies_the_ids_of_others() {
     };
     assert_eq!((delete(&eve, "ann:orders").await, delete(&eve, "none").await), (403, 404));
     assert_eq!((delete(&ann, "orders").await, delete(&admin, "eve:orders").await), (200, 200));
-    assert!(!has(&daemon, &ann, "ann:y").await && !has(&daemon, &eve, "eve:x").await);
+    assert!(!has_permission(&daemon, &ann, "ann:y").await && !has_permission(&daemon, &eve, "eve:x").await);
 
     // Ids of organizations with an account's slug as prefix are reserved for it; others go to the first.
     let found = async |token: &str, id: &str| {
@@ -305,7 +305,7 @@ async fn w52_nobody_occupies_the_ids_of_others() {
 
 #[tokio::test]
 async fn w53_the_rules_of_all_accounts_together_have_a_budget() {
-    let daemon = Daemon::with(&["--user-max-access-rule-memory", "200000"]).await;
+    let daemon = Daemon::with_flags(&["--user-max-access-rule-memory", "200000"]).await;
     let admin = daemon.admin().await;
     let gauge = async |name: &str| {
         let metrics = daemon.call("GET", "/metrics", &admin, Value::Null).await.text;
@@ -354,7 +354,7 @@ async fn w53_the_rules_of_all_accounts_together_have_a_budget() {
 
 #[tokio::test]
 async fn w54_the_rules_of_one_account_have_a_budget_in_bytes() {
-    let daemon = Daemon::with(&["--user-max-access-rule-memory-per-account", "20000"]).await;
+    let daemon = Daemon::with_flags(&["--user-max-access-rule-memory-per-account", "20000"]).await;
     let (eve, ann) = (daemon.register("eve").await, daemon.register("ann").await);
     let save = async |token: &str, slug: &str, count: usize| {
         let saved: Vec<Value> =
@@ -404,7 +404,7 @@ async fn w56_permits_that_are_nearly_alike_take_no_longer_to_save_than_others() 
         };
         let wanted = json!((from..from + 1000).map(one).collect::<Vec<_>>());
         let begun = std::time::Instant::now();
-        assert_eq!(permits(&daemon, &admin, wanted).await.status, 200);
+        assert_eq!(save_permits(&daemon, &admin, wanted).await.status, 200);
         begun.elapsed()
     };
     let different = |n: usize| format!("openorch:p{n}");
@@ -486,7 +486,7 @@ async fn w92_a_few_free_accounts_keep_nobody_from_giving_roles() {
 
 #[tokio::test]
 async fn w93_giving_to_accounts_and_for_contacts_at_once_has_one_limit() {
-    let daemon = Daemon::with(&["--user-max-role-assignments-per-account", "10"]).await;
+    let daemon = Daemon::with_flags(&["--user-max-role-assignments-per-account", "10"]).await;
     let zed = daemon.register("zed").await;
     make_roles(&daemon, &zed, "zed", 10).await;
     let target = id_of(&daemon.register("target").await);
@@ -535,7 +535,7 @@ async fn w98_nobody_crowds_the_roles_that_others_gave_out_of_a_token() {
 
 #[tokio::test]
 async fn w141_instances_of_all_accounts_together_have_a_bound() {
-    let daemon = Daemon::with(&["--registry-max-instances", "3"]).await;
+    let daemon = Daemon::with_flags(&["--registry-max-instances", "3"]).await;
     let (ann, bob, admin) = (daemon.register("ann").await, daemon.register("bob").await, daemon.admin().await);
     let put = async |token: &str, n: usize| {
         let answer = daemon.put_instance(token, json!({ "url": format!("http://127.0.0.1:1/{n}") })).await;
@@ -560,7 +560,7 @@ async fn w143_a_session_takes_no_room_for_the_roles_of_its_account() {
         assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &ann, enroll).await, 200);
     }
     let size = || {
-        let files = std::fs::read_dir(daemon.folder.path()).unwrap().flatten();
+        let files = std::fs::read_dir(daemon.data_dir.path()).unwrap().flatten();
         files.map(|file| file.metadata().map_or(0, |data| data.len())).sum::<u64>()
     };
     let before = size();

@@ -20,7 +20,7 @@ async fn post(daemon: &Daemon, path: &str, token: &str, body: Vec<u8>, coding: &
 }
 
 /// `{"a":[{"":0},…]}` with `count` objects, each of which takes hundreds of bytes when parsed.
-fn objects(count: usize) -> Vec<u8> {
+fn many_objects(count: usize) -> Vec<u8> {
     format!("{{\"a\":[{}]}}", vec!["{\"\":0}"; count].join(",")).into_bytes()
 }
 
@@ -32,7 +32,7 @@ async fn metric(daemon: &Daemon, admin: &str, name: &str) -> u64 {
 }
 
 /// A request of which only the first part of the body is sent.
-async fn begin(daemon: &Daemon, headers: &str, announced: usize, sent: usize) -> TcpStream {
+async fn start_upload(daemon: &Daemon, headers: &str, announced: usize, sent: usize) -> TcpStream {
     let mut stream = TcpStream::connect(daemon.url.trim_start_matches("http://")).await.unwrap();
     let head = format!(
         "POST /user-svc/register HTTP/1.1\r\nhost: localhost\r\n{headers}content-length: {announced}\r\n\r\n{}",
@@ -48,23 +48,23 @@ async fn w26_a_small_body_becomes_neither_gigabytes_of_values_nor_of_query() {
     let ann = daemon.register("ann").await;
     let admin = daemon.admin().await;
     // 2.3 million values in 23 KB of gzip.
-    let bomb = post(&daemon, "/user-svc/login", "", gzip(&objects(1_150_000)), "gzip").await;
+    let bomb = post(&daemon, "/user-svc/login", "", gzip(&many_objects(1_150_000)), "gzip").await;
     assert_eq!(bomb.status, 413, "{}", bomb.text);
-    let bomb = post(&daemon, "/user-svc/self", &ann, gzip(&objects(1_150_000)), "gzip").await;
+    let bomb = post(&daemon, "/user-svc/self", &ann, gzip(&many_objects(1_150_000)), "gzip").await;
     assert_eq!(bomb.status, 413, "{}", bomb.text);
-    for (path, token, most) in [("/user-svc/login", "", 10_000), ("/user-svc/self", ann.as_str(), 100_000)] {
+    for (path, token, limit) in [("/user-svc/login", "", 10_000), ("/user-svc/self", ann.as_str(), 100_000)] {
         // The root, the list, and an object and a number for each.
-        let refused = post(&daemon, path, token, objects(most / 2), "").await;
+        let refused = post(&daemon, path, token, many_objects(limit / 2), "").await;
         assert_eq!(refused.status, 413, "{}", refused.text);
-        assert!(refused.error().contains(&most.to_string()), "{}", refused.text);
-        let read = post(&daemon, path, token, objects(most / 2 - 1), "").await;
+        assert!(refused.error().contains(&limit.to_string()), "{}", refused.text);
+        let read = post(&daemon, path, token, many_objects(limit / 2 - 1), "").await;
         assert!([200, 400].contains(&read.status.as_u16()), "{path}: {}", read.text);
     }
     // Bodies of public operations have their own limits, compressed and decompressed.
     let million = vec![b' '; (1 << 20) + 1];
     assert_eq!(post(&daemon, "/user-svc/login", "", million.clone(), "").await.status, 413);
     assert_eq!(post(&daemon, "/user-svc/self", &ann, million.clone(), "").await.status, 200);
-    let poor = [&million[..], &objects(4000), &million].concat();
+    let poor = [&million[..], &many_objects(4000), &million].concat();
     let refused = post(&daemon, "/user-svc/self", &ann, gzip(&poor), "gzip").await;
     assert!(refused.status == 413 && refused.error().contains("100 times"), "{}", refused.text);
 
@@ -77,7 +77,7 @@ async fn w26_a_small_body_becomes_neither_gigabytes_of_values_nor_of_query() {
     }
     // Values within a string count too.
     let filter =
-        json!({ "op": "equals", "fields": ["slug"], "jsonValues": String::from_utf8(objects(200_000)).unwrap() });
+        json!({ "op": "equals", "fields": ["slug"], "jsonValues": String::from_utf8(many_objects(200_000)).unwrap() });
     let refused = daemon.call("POST", "/user-svc/users", &admin, json!({ "query": { "filters": [filter] } })).await;
     assert!(refused.status == 400 && refused.error().contains("more than"), "{}", refused.text);
     assert_eq!(metric(&daemon, &admin, "openorch_request_memory_bytes").await, 0);
@@ -87,8 +87,8 @@ async fn w26_a_small_body_becomes_neither_gigabytes_of_values_nor_of_query() {
 async fn w27_a_body_that_trickles_in_is_ended() {
     use tokio::io::AsyncReadExt;
     let trickle = async |flags: &[&str]| {
-        let daemon = Daemon::with(flags).await;
-        let stream = begin(&daemon, "connection: close\r\n", 1 << 20, 1).await;
+        let daemon = Daemon::with_flags(flags).await;
+        let stream = start_upload(&daemon, "connection: close\r\n", 1 << 20, 1).await;
         let (mut reading, mut writing) = stream.into_split();
         let drip = tokio::spawn(async move {
             while writing.write_all(b" ").await.is_ok() {
@@ -114,7 +114,7 @@ async fn w27_a_body_that_trickles_in_is_ended() {
 
 #[tokio::test]
 async fn w28_bodies_in_progress_share_a_budget_and_one_address_a_part_of_it() {
-    let daemon = Daemon::with(&[
+    let daemon = Daemon::with_flags(&[
         "--api-max-request-memory",
         // Public requests have half of it.
         "2000000",
@@ -143,7 +143,7 @@ async fn w28_bodies_in_progress_share_a_budget_and_one_address_a_part_of_it() {
     assert_eq!(from("192.0.2.1", 200_000).await.status, 400, "there is room");
     let mut held = Vec::new();
     for _ in 0..3 {
-        held.push(begin(&daemon, "x-forwarded-for: 192.0.2.1\r\n", 1_000_000, 100_000).await);
+        held.push(start_upload(&daemon, "x-forwarded-for: 192.0.2.1\r\n", 1_000_000, 100_000).await);
     }
     let holds = |bytes: u64| {
         let (daemon, admin) = (&daemon, &admin);
@@ -155,7 +155,7 @@ async fn w28_bodies_in_progress_share_a_budget_and_one_address_a_part_of_it() {
     assert!(refused.error().contains("OPENORCH_API_MAX_REQUEST_MEMORY_PER_ADDRESS"), "{}", refused.text);
     assert_eq!(from("192.0.2.2", 200_000).await.status, 400, "another address has its own share");
     for address in ["192.0.2.2", "192.0.2.3"] {
-        held.push(begin(&daemon, &format!("x-forwarded-for: {address}\r\n"), 1_000_000, 260_000).await);
+        held.push(start_upload(&daemon, &format!("x-forwarded-for: {address}\r\n"), 1_000_000, 260_000).await);
     }
     daemon.until("the bodies hold the whole budget", || holds(900_000)).await;
     let refused = from("192.0.2.4", 300_000).await;
@@ -173,7 +173,7 @@ async fn w28_bodies_in_progress_share_a_budget_and_one_address_a_part_of_it() {
 async fn w29_answers_that_nobody_reads_share_the_budget_and_end() {
     let flags =
         ["--http-write-timeout", "2s", "--api-max-request-memory", "1000000", "--api-request-memory-wait", "50ms"];
-    let daemon = Daemon::with(&flags).await;
+    let daemon = Daemon::with_flags(&flags).await;
     let ann = daemon.register("ann").await;
     let admin = daemon.admin().await;
     // Long descriptions make the list long.
@@ -230,8 +230,8 @@ async fn w31_the_largest_input_of_every_operation_stays_within_the_budget() {
     let token = answer["token"]["token"].as_str().unwrap().to_owned();
     let before = peak_memory(&process);
     // Objects cost most: as many as the limits on bytes or values allow, and far more of them compressed.
-    let most = objects(49_990);
-    let many = objects(500_000);
+    let most = many_objects(49_990);
+    let many = many_objects(500_000);
     let wide = format!("{{\"a\":[{}]}}", vec!["1"; 99_990].join(",")).into_bytes();
     let text = format!("{{\"a\":\"{}\"}}", "x".repeat((4 << 20) - 20)).into_bytes();
     let long = format!("{{\"a\":\"{}\"}}", "x".repeat((16 << 20) - 20)).into_bytes();

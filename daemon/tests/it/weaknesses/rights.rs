@@ -3,7 +3,7 @@
 use openorch_api::{Method, op::Effect};
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, has, id_of, status, token_of};
+use crate::support::{Daemon, has_permission, id_of, status, token_of};
 
 /// Ids that the account `bob` must not use, and some that no account can.
 const FOREIGN: [&str; 10] =
@@ -20,7 +20,7 @@ async fn w01_a_plain_account_saves_no_grant() {
         let status = status(&daemon, "PUT", "/user-svc/permits", &bob, permit).await;
         assert!([400, 403].contains(&status), "{permission}: {status}");
     }
-    assert!(!has(&daemon, &bob, "user-svc:user:view").await);
+    assert!(!has_permission(&daemon, &bob, "user-svc:user:view").await);
 }
 
 #[tokio::test]
@@ -44,7 +44,7 @@ async fn w02_nobody_gives_a_permission_of_another() {
         let enroll = json!({ "enrolls": [{ "userId": own, "role": role }] });
         assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &bob, enroll).await, 403, "{role}");
     }
-    assert!(!has(&daemon, &bob, "user-svc:user:create").await);
+    assert!(!has_permission(&daemon, &bob, "user-svc:user:create").await);
 }
 
 #[tokio::test]
@@ -141,11 +141,11 @@ async fn w08_setting_the_permissions_of_a_role_replaces_them_and_those_who_have_
     daemon.call("POST", "/user-svc/role", &shop, role).await;
     let enroll = json!({ "enrolls": [{ "userId": id_of(&ann), "role": "shop-svc:clerk" }] });
     daemon.call("PUT", "/user-svc/enrolls", &shop, enroll).await;
-    assert!(has(&daemon, &ann, "shop-svc:view").await);
+    assert!(has_permission(&daemon, &ann, "shop-svc:view").await);
     let only = json!({ "permissionIds": ["shop-svc:edit"] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/role/shop-svc:clerk/permissions", &shop, only).await, 200);
-    assert!(!has(&daemon, &ann, "shop-svc:view").await, "the previous permission is revoked");
-    assert!(has(&daemon, &ann, "shop-svc:edit").await, "accounts keep the role");
+    assert!(!has_permission(&daemon, &ann, "shop-svc:view").await, "the previous permission is revoked");
+    assert!(has_permission(&daemon, &ann, "shop-svc:edit").await, "accounts keep the role");
     let own = daemon.call("POST", "/user-svc/self", &ann, Value::Null).await.json();
     assert_eq!(own["roles"], json!(["shop-svc:clerk", "user-svc:user"]));
 }
@@ -213,7 +213,7 @@ async fn w21_nobody_takes_the_permit_of_another_over_or_gives_one_for_every_app(
     assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &bob, permit).await, 403);
     assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/p1", &bob, Value::Null).await, 200, "its own permit");
     assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/p1", &bob, Value::Null).await, 404);
-    assert!(has(&daemon, &ann, "ann:x").await && !has(&daemon, &bob, "user-svc:user:view").await);
+    assert!(has_permission(&daemon, &ann, "ann:x").await && !has_permission(&daemon, &bob, "user-svc:user:view").await);
 }
 
 #[tokio::test]
@@ -221,7 +221,7 @@ async fn w23_no_get_changes_anything() {
     for row in openorch_api::operations().filter(|row| row.method == Method::Get) {
         assert!(!row.audited && row.effect() == Effect::Read, "{} is a GET and changes something", row.id);
     }
-    let daemon = Daemon::with(&["--registry-node-heartbeat-interval", "1h"]).await;
+    let daemon = Daemon::with_flags(&["--registry-node-heartbeat-interval", "1h"]).await;
     let (ann, admin) = (daemon.register("ann").await, daemon.admin().await);
     let ann_id = id_of(&ann);
     // Any page can make a browser send a GET, such as the old request that deletes an account.

@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Daemon, Echo, id_of, received, status, token_of};
+use crate::support::{Daemon, Echo, delegated_token, id_of, status, token_of};
 
 /// A service that switches protocols on request, never answers below `/silent`, and otherwise starts an endless event
 /// stream.
@@ -31,7 +31,7 @@ async fn endless_service() -> String {
 }
 
 /// Starts a request and reads the head of the response, if it is to wait for it.
-async fn begin(daemon: &Daemon, path: &str, headers: &str, waits_for_head: bool) -> TcpStream {
+async fn start_request(daemon: &Daemon, path: &str, headers: &str, waits_for_head: bool) -> TcpStream {
     let mut stream = TcpStream::connect(daemon.url.trim_start_matches("http://")).await.unwrap();
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n").as_bytes()).await.unwrap();
     let mut head = Vec::new();
@@ -44,12 +44,13 @@ async fn begin(daemon: &Daemon, path: &str, headers: &str, waits_for_head: bool)
 }
 
 /// Starts each kind of long request with this token, or without one.
-async fn begin_all(daemon: &Daemon, token: &str) -> Vec<TcpStream> {
+async fn start_all(daemon: &Daemon, token: &str) -> Vec<TcpStream> {
     let token = if token.is_empty() { String::new() } else { format!("authorization: Bearer {token}\r\n") };
     vec![
-        begin(daemon, "/shop-svc/tunnel", &format!("{token}connection: upgrade\r\nupgrade: test\r\n"), true).await,
-        begin(daemon, "/shop-svc/events", &token, true).await,
-        begin(daemon, "/shop-svc/silent", &token, false).await,
+        start_request(daemon, "/shop-svc/tunnel", &format!("{token}connection: upgrade\r\nupgrade: test\r\n"), true)
+            .await,
+        start_request(daemon, "/shop-svc/events", &token, true).await,
+        start_request(daemon, "/shop-svc/silent", &token, false).await,
     ]
 }
 
@@ -86,9 +87,9 @@ async fn w30_tunnels_and_streams_end_with_their_session_and_with_their_service()
         daemon.register(slug).await;
         let token = token_of(&daemon.login(slug, "pass", "here").await);
         let other = token_of(&daemon.login(slug, "pass", "elsewhere").await);
-        let of_other = begin_all(&daemon, &other).await;
-        let mut without = begin_all(&daemon, "").await;
-        let connections = begin_all(&daemon, &token).await;
+        let of_other = start_all(&daemon, &other).await;
+        let mut without = start_all(&daemon, "").await;
+        let connections = start_all(&daemon, &token).await;
         let (method, path, by, body) = match way {
             "signs out" => ("DELETE", "/user-svc/tokens".to_owned(), &token, json!({})),
             "is signed out" => {
@@ -118,7 +119,7 @@ async fn w30_tunnels_and_streams_end_with_their_session_and_with_their_service()
     }
     // When the service itself is deleted, all requests to it end, with or without a token.
     let eve = daemon.register("eve").await;
-    let (with, without) = (begin_all(&daemon, &eve).await, begin_all(&daemon, "").await);
+    let (with, without) = (start_all(&daemon, &eve).await, start_all(&daemon, "").await);
     let path = format!("/user-svc/user/{}", id_of(&shop));
     assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
     assert!(all_end(with).await && all_end(without).await);
@@ -133,17 +134,17 @@ async fn w130_tunnels_and_streams_end_with_the_delegated_token_and_the_delegatio
     let echo = Echo::start().await;
     assert_eq!(daemon.put_instance(&desk, json!({ "url": echo.url })).await.status, 201);
     assert_eq!(daemon.put_instance(&shop, json!({ "url": endless_service().await })).await.status, 201);
-    let delegated = async || received(&daemon, "/desk-svc/x", &ann).await;
+    let delegated = async || delegated_token(&daemon, "/desk-svc/x", &ann).await;
     let delegation = json!({ "slug": "desk-svc", "services": ["shop-svc"] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, delegation.clone()).await, 200);
 
-    let connections = begin_all(&daemon, &delegated().await).await;
-    let mut of_session = begin_all(&daemon, &ann).await;
+    let connections = start_all(&daemon, &delegated().await).await;
+    let mut of_session = start_all(&daemon, &ann).await;
     assert_eq!(status(&daemon, "DELETE", "/user-svc/delegation/desk-svc", &admin, Value::Null).await, 200);
     assert!(all_end(connections).await, "the delegation was revoked");
 
     assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, delegation).await, 200);
-    let mut connections = begin_all(&daemon, &delegated().await).await;
+    let mut connections = start_all(&daemon, &delegated().await).await;
     // Only answered requests are known to have started before the expiry.
     connections.truncate(2);
     daemon.clock.advance(301);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Echo, id_of, received, status, token_of};
+use crate::support::{Daemon, Echo, delegated_token, id_of, status, token_of};
 
 async fn audit(daemon: &Daemon, admin: &str, body: Value) -> Vec<Value> {
     let answer = daemon.call("POST", "/user-svc/audit", admin, body).await;
@@ -49,7 +49,7 @@ async fn w60_each_target_of_refused_attempts_is_told_also_where_the_permission_w
 
 #[tokio::test]
 async fn w60_a_flood_from_very_many_addresses_hides_no_refusal_of_an_account_or_another_operation() {
-    let daemon = Daemon::with(&["--trusted-proxies", "127.0.0.0/8"]).await;
+    let daemon = Daemon::with_flags(&["--trusted-proxies", "127.0.0.0/8"]).await;
     let (eve, admin) = (daemon.register("eve").await, admin_behind_a_proxy(&daemon).await);
     let refused = json!({ "slug": "nobody", "password": "x" }).to_string().into_bytes();
     let send = async |n: u32| {
@@ -77,7 +77,7 @@ async fn w60_a_flood_from_very_many_addresses_hides_no_refusal_of_an_account_or_
 
 #[tokio::test]
 async fn w61_one_account_writes_so_often_and_no_more_and_admins_are_not_held_up() {
-    let daemon = Daemon::with(&["--api-max-writes-per-account", "2", "--api-max-writes-burst", "5"]).await;
+    let daemon = Daemon::with_flags(&["--api-max-writes-per-account", "2", "--api-max-writes-burst", "5"]).await;
     let (eve, ann, admin) = (daemon.register("eve").await, daemon.register("ann").await, daemon.admin().await);
     let save = async |token: &str, n: u32| {
         daemon.call("PUT", "/user-svc/self", token, json!({ "name": format!("Name {n}") })).await
@@ -130,7 +130,7 @@ async fn w61_a_heartbeat_that_repeats_what_is_there_leaves_no_entry() {
 
 #[tokio::test]
 async fn w62_the_audit_log_has_a_bound_and_says_what_went() {
-    let daemon = Daemon::with(&["--audit-max-entries", "40"]).await;
+    let daemon = Daemon::with_flags(&["--audit-max-entries", "40"]).await;
     let (eve, admin) = (daemon.register("eve").await, daemon.admin().await);
     let trimmed = json!({ "operation": "auditLogTrimmed" });
     let all = json!({ "limit": 1000 });
@@ -155,7 +155,7 @@ async fn w62_the_audit_log_has_a_bound_and_says_what_went() {
 #[tokio::test]
 async fn w63_a_stranger_who_guesses_shuts_nobody_out_of_its_usual_address_even_after_a_restart() {
     let flags = ["--trusted-proxies", "127.0.0.0/8"];
-    let mut daemon = Daemon::with(&flags).await;
+    let mut daemon = Daemon::with_flags(&flags).await;
     // Strong enough for a sign-in over the network.
     let right = "correct horse battery";
     let registered = daemon.call("POST", "/user-svc/register", "", json!({ "slug": "ann", "password": right })).await;
@@ -191,11 +191,11 @@ async fn w63_a_stranger_who_guesses_shuts_nobody_out_of_its_usual_address_even_a
 
 #[tokio::test]
 async fn w132_what_a_service_does_with_a_delegated_token_is_told_and_counted_as_the_services() {
-    let daemon = Daemon::with(&["--api-max-writes-per-account", "2", "--api-max-writes-burst", "5"]).await;
+    let daemon = Daemon::with_flags(&["--api-max-writes-per-account", "2", "--api-max-writes-burst", "5"]).await;
     let (evil, ann, admin) = (daemon.register("evil-svc").await, daemon.register("ann").await, daemon.admin().await);
     let echo = Echo::start().await;
     assert_eq!(daemon.put_instance(&evil, json!({ "url": echo.url })).await.status, 201);
-    let delegated = &received(&daemon, "/evil-svc/x", &ann).await;
+    let delegated = &delegated_token(&daemon, "/evil-svc/x", &ann).await;
 
     assert_eq!(status(&daemon, "DELETE", "/user-svc/user/victim", delegated, Value::Null).await, 403);
     daemon
@@ -213,7 +213,7 @@ async fn w132_what_a_service_does_with_a_delegated_token_is_told_and_counted_as_
 
 #[tokio::test]
 async fn w133_who_has_stolen_a_token_cannot_keep_its_owner_from_ending_it() {
-    let daemon = Daemon::with(&["--api-max-writes-per-account", "1", "--api-max-writes-burst", "3"]).await;
+    let daemon = Daemon::with_flags(&["--api-max-writes-per-account", "1", "--api-max-writes-burst", "3"]).await;
     daemon.register("ann").await;
     let ann = token_of(&daemon.login("ann", "pass", "own").await);
     let stolen = token_of(&daemon.login("ann", "pass", "stolen").await);
@@ -304,7 +304,7 @@ async fn w90_a_name_with_a_space_in_it_is_told_as_one() {
 
 #[tokio::test]
 async fn w160_no_byte_of_a_client_makes_it_the_proxy_that_it_comes_through() {
-    let daemon = Daemon::with(&["--trusted-proxies", "127.0.0.0/8"]).await;
+    let daemon = Daemon::with_flags(&["--trusted-proxies", "127.0.0.0/8"]).await;
     let (admin, echo) = (admin_behind_a_proxy(&daemon).await, Echo::start().await);
     let shop = daemon.register("shop-svc").await;
     assert_eq!(daemon.put_instance(&shop, json!({ "url": echo.url })).await.status, 201);
@@ -332,7 +332,7 @@ async fn w160_no_byte_of_a_client_makes_it_the_proxy_that_it_comes_through() {
 
 #[tokio::test]
 async fn w161_an_address_that_carries_that_of_a_proxy_is_not_the_proxy() {
-    let daemon = Daemon::with(&["--trusted-proxies", "127.0.0.0/8"]).await;
+    let daemon = Daemon::with_flags(&["--trusted-proxies", "127.0.0.0/8"]).await;
     admin_behind_a_proxy(&daemon).await;
     let guess = json!({ "slug": "openorch", "password": "wrong" }).to_string().into_bytes();
     for carrier in ["64:ff9b::7f00:1", "2002:7f00:1::1", "::127.0.0.2"] {

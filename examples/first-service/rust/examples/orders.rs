@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use openorch_sdk::{
     api::role,
     service::{
-        Caller, Platform, Refusal, Service,
+        ApiError, Caller, Platform, Service,
         axum::{extract::Path, routing::get},
     },
 };
@@ -17,7 +17,7 @@ async fn main() -> ExitCode {
     Service::new("orders-svc")
         .permission("order:view", "See all orders.", &[role::ADMIN, role::USER])
         .permission("order:drop", "Drop orders.", &[role::ADMIN])
-        .guarded("/orders-svc/orders", "order:view", get(async || "two orders"))
+        .route_with_permission("/orders-svc/orders", "order:view", get(async || "two orders"))
         .route("/orders-svc/order/{id}", get(view).delete(drop_order))
         .run()
         .await
@@ -28,7 +28,7 @@ async fn view(Path(id): Path<String>, caller: Option<Caller>) -> String {
 }
 
 /// `granting` names services that may pass on any permission that they have.
-async fn drop_order(platform: Platform, caller: Caller, Path(id): Path<String>) -> Result<String, Refusal> {
-    platform.guard().granting(&["billing-svc"]).require(&caller, "orders-svc:order:drop").await?;
+async fn drop_order(platform: Platform, caller: Caller, Path(id): Path<String>) -> Result<String, ApiError> {
+    platform.guard().with_granted_slugs(&["billing-svc"]).require(&caller, "orders-svc:order:drop").await?;
     Ok(format!("order {id} is dropped"))
 }

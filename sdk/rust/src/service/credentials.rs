@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin};
 use crate::{Credential, CredentialStore, Error};
 
 /// Any credential store. `CredentialStore` itself is not dyn compatible, since its functions are async.
-pub(super) struct AnyCredentialStore(Box<dyn Boxed>);
+pub(super) struct AnyCredentialStore(Box<dyn DynCredentialStore>);
 
 impl AnyCredentialStore {
     pub(super) fn new(store: impl CredentialStore + 'static) -> AnyCredentialStore {
@@ -13,23 +13,23 @@ impl AnyCredentialStore {
     }
 }
 
-type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
+type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
-trait Boxed: Send + Sync {
-    fn load(&self) -> Answer<'_, Option<Credential>>;
-    fn keep(&self, fresh: Credential) -> Answer<'_, Credential>;
-    fn place(&self) -> String;
+trait DynCredentialStore: Send + Sync {
+    fn load(&self) -> BoxFuture<'_, Option<Credential>>;
+    fn get_or_insert(&self, fresh: Credential) -> BoxFuture<'_, Credential>;
+    fn location(&self) -> String;
 }
 
-impl<S: CredentialStore> Boxed for S {
-    fn load(&self) -> Answer<'_, Option<Credential>> {
+impl<S: CredentialStore> DynCredentialStore for S {
+    fn load(&self) -> BoxFuture<'_, Option<Credential>> {
         Box::pin(CredentialStore::load(self))
     }
-    fn keep(&self, fresh: Credential) -> Answer<'_, Credential> {
-        Box::pin(CredentialStore::keep(self, fresh))
+    fn get_or_insert(&self, fresh: Credential) -> BoxFuture<'_, Credential> {
+        Box::pin(CredentialStore::get_or_insert(self, fresh))
     }
-    fn place(&self) -> String {
-        CredentialStore::place(self)
+    fn location(&self) -> String {
+        CredentialStore::location(self)
     }
 }
 
@@ -37,10 +37,10 @@ impl CredentialStore for AnyCredentialStore {
     async fn load(&self) -> Result<Option<Credential>, Error> {
         self.0.load().await
     }
-    async fn keep(&self, fresh: Credential) -> Result<Credential, Error> {
-        self.0.keep(fresh).await
+    async fn get_or_insert(&self, fresh: Credential) -> Result<Credential, Error> {
+        self.0.get_or_insert(fresh).await
     }
-    fn place(&self) -> String {
-        self.0.place()
+    fn location(&self) -> String {
+        self.0.location()
     }
 }

@@ -15,14 +15,13 @@ use openorch_api::{
 };
 use tokio::time::Instant;
 
+use super::Caller;
 use crate::{Client, Error};
 
-use super::Caller;
-
 /// Lifetime of a cached positive result, and so the maximum delay until a revoked permission takes effect.
-const KEPT: Duration = Duration::from_secs(10);
+const ALLOW_TTL: Duration = Duration::from_secs(10);
 /// Timeout of a check, during which the caller's request waits.
-const TIME_OUT: Duration = Duration::from_secs(10);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of cached results, about one megabyte.
 const CAPACITY: usize = 10_000;
 
@@ -38,14 +37,14 @@ const CAPACITY: usize = 10_000;
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct Guard {
+pub struct PermissionGuard {
     client: Client,
     /// Slugs of accounts that are allowed regardless of their permissions.
     granted_slugs: Arc<[String]>,
-    yeses: Arc<Mutex<Yeses>>,
+    yeses: Arc<Mutex<AllowCache>>,
 }
 
-impl Guard {
+impl PermissionGuard {
     /// A guard that asks the client's server, with the token of each caller.
     ///
     /// ```
@@ -53,11 +52,11 @@ impl Guard {
     /// let guard = PermissionGuard::new(ClientFactory::new("http://127.0.0.1:58231")?.client());
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
-    pub fn new(client: Client) -> Guard {
-        Guard {
-            client: client.without_token().or_time_out(TIME_OUT),
+    pub fn new(client: Client) -> PermissionGuard {
+        PermissionGuard {
+            client: client.without_token().with_default_timeout(CHECK_TIMEOUT),
             granted_slugs: Arc::default(),
-            yeses: Arc::new(Mutex::new(Yeses::new(CAPACITY))),
+            yeses: Arc::new(Mutex::new(AllowCache::new(CAPACITY))),
         }
     }
 
@@ -69,8 +68,8 @@ impl Guard {
     ///     guard.with_granted_slugs(&["shop-svc"]).require(caller, "billing-svc:invoice:create").await
     /// }
     /// ```
-    pub fn granting(&self, slugs: &[&str]) -> Guard {
-        Guard { granted_slugs: slugs.iter().map(|slug| slug.to_string()).collect(), ..self.clone() }
+    pub fn with_granted_slugs(&self, slugs: &[&str]) -> PermissionGuard {
+        PermissionGuard { granted_slugs: slugs.iter().map(|slug| slug.to_string()).collect(), ..self.clone() }
     }
 
     /// Whether the caller has the permission. A positive result is cached for ten seconds, or until the caller's token
@@ -83,20 +82,20 @@ impl Guard {
     /// }
     /// ```
     pub async fn allows(&self, caller: &Caller, permission: &str) -> Result<bool, Error> {
-        let key = key(caller.token(), permission, &self.granted_slugs);
+        let key = cache_key(caller.token(), permission, &self.granted_slugs);
         let now = Instant::now();
-        if self.yeses().is_kept(&key, now) {
+        if self.cache().contains(&key, now) {
             return Ok(true);
         }
         let client = self.client.clone().with_token(caller.token())?;
-        let question = (
+        let input = (
             Path(PermissionId(permission.to_owned())),
             Body(IsAuthorizedRequest { granted_slugs: self.granted_slugs.to_vec() }),
         );
-        match client.call(IS_AUTHORIZED, question).await {
+        match client.call(IS_AUTHORIZED, input).await {
             Ok(answer) if answer.0.authorized => {
                 // The lifetime starts before the request, so that a slow response does not extend it.
-                self.yeses().keep(key, now, KEPT.min(caller.remaining()));
+                self.cache().insert(key, now, ALLOW_TTL.min(caller.remaining()));
                 Ok(true)
             }
             Ok(_) => Ok(false),
@@ -122,16 +121,16 @@ impl Guard {
         }
     }
 
-    fn yeses(&self) -> std::sync::MutexGuard<'_, Yeses> {
+    fn cache(&self) -> std::sync::MutexGuard<'_, AllowCache> {
         self.yeses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for Guard {
+impl fmt::Debug for PermissionGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PermissionGuard")
             .field("client", &self.client)
-            .field("cached", &self.yeses().until.len())
+            .field("cached", &self.cache().expiry.len())
             .finish()
     }
 }
@@ -139,7 +138,7 @@ impl fmt::Debug for Guard {
 type Key = [u8; 32];
 
 /// The cache key. It contains a hash instead of the token, which is secret and long.
-fn key(token: &str, permission: &str, granted_slugs: &[String]) -> Key {
+fn cache_key(token: &str, permission: &str, granted_slugs: &[String]) -> Key {
     let mut hash = digest::Context::new(&SHA256);
     hash.update(token.as_bytes());
     // Separator: tokens contain no NUL.
@@ -155,36 +154,36 @@ fn key(token: &str, permission: &str, granted_slugs: &[String]) -> Key {
 }
 
 /// A cache of positive results with expiry times. When it is full, the oldest entry is evicted.
-struct Yeses {
+struct AllowCache {
     capacity: usize,
-    until: HashMap<Key, Instant>,
+    expiry: HashMap<Key, Instant>,
     /// In insertion order, which is nearly the expiry order, since all lifetimes are at most `ALLOW_TTL`.
-    order: VecDeque<(Key, Instant)>,
+    queue: VecDeque<(Key, Instant)>,
 }
 
-impl Yeses {
-    fn new(capacity: usize) -> Yeses {
-        Yeses { capacity, until: HashMap::new(), order: VecDeque::new() }
+impl AllowCache {
+    fn new(capacity: usize) -> AllowCache {
+        AllowCache { capacity, expiry: HashMap::new(), queue: VecDeque::new() }
     }
 
-    fn is_kept(&self, key: &Key, now: Instant) -> bool {
-        self.until.get(key).is_some_and(|until| now < *until)
+    fn contains(&self, key: &Key, now: Instant) -> bool {
+        self.expiry.get(key).is_some_and(|until| now < *until)
     }
 
-    fn keep(&mut self, key: Key, now: Instant, lifetime: Duration) {
-        let ended = |until: &Instant| *until <= now;
-        while let Some((oldest, until)) = self.order.front().copied()
-            && (ended(&until) || self.order.len() >= self.capacity)
+    fn insert(&mut self, key: Key, now: Instant, lifetime: Duration) {
+        let is_expired = |until: &Instant| *until <= now;
+        while let Some((oldest, until)) = self.queue.front().copied()
+            && (is_expired(&until) || self.queue.len() >= self.capacity)
         {
-            self.order.pop_front();
+            self.queue.pop_front();
             // The key may have been inserted again since.
-            if self.until.get(&oldest) == Some(&until) {
-                self.until.remove(&oldest);
+            if self.expiry.get(&oldest) == Some(&until) {
+                self.expiry.remove(&oldest);
             }
         }
         let until = now + lifetime;
-        self.until.insert(key, until);
-        self.order.push_back((key, until));
+        self.expiry.insert(key, until);
+        self.queue.push_back((key, until));
     }
 }
 
@@ -194,27 +193,27 @@ mod tests {
 
     #[test]
     fn yeses_end_and_never_grow_beyond_their_number() {
-        let (mut yeses, start) = (Yeses::new(3), Instant::now());
+        let (mut cache, start) = (AllowCache::new(3), Instant::now());
         let second = Duration::from_secs(1);
         for name in 0..100u8 {
-            yeses.keep([name; 32], start, second * 10);
-            assert!(yeses.until.len() <= 3 && yeses.order.len() <= 3);
+            cache.insert([name; 32], start, second * 10);
+            assert!(cache.expiry.len() <= 3 && cache.queue.len() <= 3);
         }
-        assert!(!yeses.is_kept(&[96; 32], start) && yeses.is_kept(&[97; 32], start));
-        assert!(yeses.is_kept(&[99; 32], start + second * 9) && !yeses.is_kept(&[99; 32], start + second * 10));
+        assert!(!cache.contains(&[96; 32], start) && cache.contains(&[97; 32], start));
+        assert!(cache.contains(&[99; 32], start + second * 9) && !cache.contains(&[99; 32], start + second * 10));
         // A key that was inserted again is not evicted with its older entry.
-        yeses.keep([97; 32], start + second, second * 10);
-        assert!(yeses.is_kept(&[97; 32], start + second));
-        yeses.keep([1; 32], start + second * 60, second);
-        assert_eq!((yeses.until.len(), yeses.order.len()), (1, 1));
+        cache.insert([97; 32], start + second, second * 10);
+        assert!(cache.contains(&[97; 32], start + second));
+        cache.insert([1; 32], start + second * 60, second);
+        assert_eq!((cache.expiry.len(), cache.queue.len()), (1, 1));
     }
 
     #[test]
     fn a_yes_is_of_one_token_and_one_permission() {
-        let key = |token, permission| key(token, permission, &[]);
+        let key = |token, permission| cache_key(token, permission, &[]);
         assert_ne!(key("a", "b"), key("ab", ""));
         assert_ne!(key("a", "b"), key("a", "c"));
         assert_eq!(key("a", "b"), key("a", "b"));
-        assert_ne!(key("a", "b"), super::key("a", "b", &["c".into()]));
+        assert_ne!(key("a", "b"), super::cache_key("a", "b", &["c".into()]));
     }
 }

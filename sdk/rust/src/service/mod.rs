@@ -1,20 +1,23 @@
 //! The service kit: runs axum handlers or any tower service as a service of the platform. `platform.rs` is the API for
 //! handlers.
 
+mod api_error;
 mod credentials;
 mod guard;
-mod logs;
+mod lifecycle;
+mod logging;
 mod permission;
 mod platform;
-mod refusal;
-mod request;
-mod running;
+mod request_layer;
 mod token;
 
 use std::{
     collections::BTreeSet, env, future::Future, path::PathBuf, pin::pin, process::ExitCode, sync::Arc, time::Duration,
 };
 
+pub use api_error::ApiError;
+/// The web framework for routes and handlers.
+pub use axum;
 use axum::{
     Router,
     extract::Request,
@@ -22,25 +25,19 @@ use axum::{
     response::IntoResponse,
     routing::{MethodRouter, get},
 };
+use credentials::AnyCredentialStore;
+pub use guard::PermissionGuard;
+pub use platform::Platform;
+pub use token::{Caller, TokenVerifier};
 use tokio::{net::TcpListener, sync::oneshot};
 use url::Url;
 
 use crate::{ClientFactory, CredentialStore, Error, FileCredentialStore, SdkSettings};
 
-use credentials::AnyCredentialStore;
-
-pub use guard::Guard;
-pub use platform::Platform;
-pub use refusal::Refusal;
-pub use token::{Caller, TokenCheck};
-
-/// The web framework for routes and handlers.
-pub use axum;
-
 /// Default path for the daemon's health checks.
-const HEALTH_PATH: &str = "/health";
+const DEFAULT_HEALTH_PATH: &str = "/health";
 /// Default time for requests in flight to finish at shutdown.
-const DRAIN: Duration = Duration::from_secs(10);
+const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
 
 /// A service: its name and its routes. [`run`](Service::run) does the rest: account and credential, instance registration
 /// with heartbeats, health checks, tracing, logging and graceful shutdown.
@@ -66,13 +63,13 @@ pub struct Service {
     has_fallback: bool,
     health_path: String,
     daemon: Option<String>,
-    self_url: Option<String>,
+    advertise_url: Option<String>,
     listen: Option<String>,
     credentials: Option<AnyCredentialStore>,
-    permissions: Vec<permission::Declared>,
+    permissions: Vec<permission::DeclaredPermission>,
     drain: Duration,
     /// The first configuration error, which `run` returns.
-    fault: Option<String>,
+    config_error: Option<String>,
 }
 
 impl Service {
@@ -84,18 +81,18 @@ impl Service {
     pub fn new(slug: &str) -> Service {
         Service {
             slug: slug.to_owned(),
-            name: title(slug),
+            name: display_name_of(slug),
             router: Router::new(),
             paths: BTreeSet::new(),
             has_fallback: false,
-            health_path: HEALTH_PATH.to_owned(),
+            health_path: DEFAULT_HEALTH_PATH.to_owned(),
             daemon: None,
-            self_url: None,
+            advertise_url: None,
             listen: None,
             credentials: None,
             permissions: Vec::new(),
-            drain: DRAIN,
-            fault: openorch_api::Slug::parse(slug).err().map(|error| error.to_string()),
+            drain: DEFAULT_DRAIN,
+            config_error: openorch_api::Slug::parse(slug).err().map(|error| error.to_string()),
         }
     }
 
@@ -105,7 +102,7 @@ impl Service {
     /// # use openorch_sdk::service::Service;
     /// let service = Service::new("crm-svc").display_name("Customer Relations");
     /// ```
-    pub fn named(mut self, name: &str) -> Service {
+    pub fn display_name(mut self, name: &str) -> Service {
         self.name = name.to_owned();
         self
     }
@@ -124,14 +121,14 @@ impl Service {
     pub fn route(mut self, path: &str, methods: MethodRouter) -> Service {
         let reachable = path.strip_prefix('/').and_then(|rest| rest.strip_prefix(&self.slug));
         if !reachable.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
-            self.fault.get_or_insert(format!(
+            self.config_error.get_or_insert(format!(
                 "the path `{path}` is unreachable: the gateway only routes paths that start with `/{}/` to this service",
                 self.slug
             ));
-        } else if let Some(why) = odd_path(path) {
-            self.fault.get_or_insert(format!("invalid route `{path}`: {why}"));
-        } else if !self.paths.insert(shape(path)) {
-            self.fault
+        } else if let Some(why) = invalid_path_reason(path) {
+            self.config_error.get_or_insert(format!("invalid route `{path}`: {why}"));
+        } else if !self.paths.insert(path_shape(path)) {
+            self.config_error
                 .get_or_insert(format!("the path `{path}` has two routes; combine their methods: get(…).post(…)"));
         } else {
             self.router = self.router.route(path, methods);
@@ -154,12 +151,12 @@ impl Service {
     /// The service fails to start with [`Error::Service`] if the permission is not under its own slug, and with
     /// [`Error::Refused`], which names `savePermissions` or `assignPermissions`, if the daemon rejects it.
     pub fn permission(mut self, id: &str, description: &str, roles: &[&str]) -> Service {
-        let id = permission::whole_id(&self.slug, id);
-        if let Some(why) = permission::fault(&self.slug, &id) {
-            self.fault.get_or_insert(why);
+        let id = permission::qualified_id(&self.slug, id);
+        if let Some(why) = permission::id_error(&self.slug, &id) {
+            self.config_error.get_or_insert(why);
         }
         let roles = roles.iter().map(|role| role.to_string()).collect();
-        self.permissions.push(permission::Declared { id, description: description.to_owned(), roles });
+        self.permissions.push(permission::DeclaredPermission { id, description: description.to_owned(), roles });
         self
     }
 
@@ -173,10 +170,10 @@ impl Service {
     ///     .route_with_permission("/skeleton-svc/things", "thing:view", get(async || "all things"))
     ///     .route_with_permission("/skeleton-svc/users", "user-svc:user:view", get(async || "all users"));
     /// ```
-    pub fn guarded(self, path: &str, permission: &str, methods: MethodRouter) -> Service {
-        let permission: Arc<str> = permission::whole_id(&self.slug, permission).into();
+    pub fn route_with_permission(self, path: &str, permission: &str, methods: MethodRouter) -> Service {
+        let permission: Arc<str> = permission::qualified_id(&self.slug, permission).into();
         let guard = move |platform: Platform, caller: Caller, request: Request, next: Next| {
-            request::guard(Arc::clone(&permission), platform, caller, request, next)
+            request_layer::require_permission(Arc::clone(&permission), platform, caller, request, next)
         };
         self.route(path, methods.route_layer(middleware::from_fn(guard)))
     }
@@ -189,7 +186,7 @@ impl Service {
     /// let router = Router::new().route("/skeleton-svc/hello", get(async || "hello"));
     /// let service = Service::new("skeleton-svc").fallback_service(router);
     /// ```
-    pub fn service<T>(mut self, service: T) -> Service
+    pub fn fallback_service<T>(mut self, service: T) -> Service
     where
         T: tower_service::Service<Request, Error = std::convert::Infallible> + Clone + Send + Sync + 'static,
         T::Response: IntoResponse,
@@ -232,8 +229,8 @@ impl Service {
     /// # use openorch_sdk::service::Service;
     /// let service = Service::new("skeleton-svc").advertise_url("http://127.0.0.1:9311");
     /// ```
-    pub fn reached_at(mut self, url: &str) -> Service {
-        self.self_url = Some(url.to_owned());
+    pub fn advertise_url(mut self, url: &str) -> Service {
+        self.advertise_url = Some(url.to_owned());
         self
     }
 
@@ -254,7 +251,7 @@ impl Service {
     /// # use openorch_sdk::service::Service;
     /// let service = Service::new("skeleton-svc").credential_dir("/var/lib/skeleton-svc");
     /// ```
-    pub fn credential_folder(self, directory: impl Into<PathBuf>) -> Service {
+    pub fn credential_dir(self, directory: impl Into<PathBuf>) -> Service {
         let store = FileCredentialStore::new(directory.into(), &self.slug);
         self.credentials(store)
     }
@@ -291,11 +288,11 @@ impl Service {
     /// # }
     /// ```
     pub async fn run(self) -> ExitCode {
-        logs::start();
+        logging::init();
         // Registered first, so that no signal is lost during startup.
-        let mut signals = running::Signals::listen();
+        let mut signals = lifecycle::Signals::listen();
         let (stop, stopped) = oneshot::channel::<()>();
-        let twice = async {
+        let second_signal = async {
             signals.next().await;
             drop(stop);
             signals.next().await;
@@ -308,7 +305,7 @@ impl Service {
                     ExitCode::FAILURE
                 }
             },
-            () = twice => {
+            () = second_signal => {
                 tracing::warn!("second signal: requests in flight are aborted");
                 ExitCode::FAILURE
             }
@@ -328,7 +325,7 @@ impl Service {
     /// # }
     /// ```
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), Error> {
-        if let Some(fault) = self.fault {
+        if let Some(fault) = self.config_error {
             return Err(Error::Service(fault));
         }
         let client = match &self.daemon {
@@ -339,14 +336,14 @@ impl Service {
             Some(store) => store,
             None => AnyCredentialStore::new(FileCredentialStore::in_home(&self.slug)?),
         };
-        let self_url = self.self_url.or_else(|| env::var("SELF_URL").ok().filter(|url| !url.trim().is_empty()));
+        let self_url = self.advertise_url.or_else(|| env::var("SELF_URL").ok().filter(|url| !url.trim().is_empty()));
         let mut stop = pin!(stop);
         // Before the first call to the daemon, so that an address in use is reported immediately.
         let (listener, url) = tokio::select! {
             bound = bind(self_url.as_deref(), self.listen.as_deref()) => bound?,
             () = &mut stop => return Ok(()),
         };
-        let start = running::Start {
+        let start = lifecycle::Lifecycle {
             client,
             slug: self.slug,
             name: self.name,
@@ -356,14 +353,14 @@ impl Service {
             health_path: self.health_path.clone(),
             drain: self.drain,
         };
-        let router = finish(self.router, self.has_fallback);
-        let health = (self.health_path == HEALTH_PATH).then_some(HEALTH_PATH);
-        start.serve_until(stop, listener, move |platform| observed(router, platform, health)).await
+        let router = with_fallbacks(self.router, self.has_fallback);
+        let health = (self.health_path == DEFAULT_HEALTH_PATH).then_some(DEFAULT_HEALTH_PATH);
+        start.serve_until(stop, listener, move |platform| with_tracing(router, platform, health)).await
     }
 }
 
 /// Why axum would panic on this path; `None` if it is valid.
-fn odd_path(path: &str) -> Option<String> {
+fn invalid_path_reason(path: &str) -> Option<String> {
     for segment in path.split('/') {
         if let Some(name) = segment.strip_prefix(':') {
             return Some(format!("write the parameter as `{{{name}}}`"));
@@ -388,27 +385,27 @@ fn odd_path(path: &str) -> Option<String> {
 }
 
 /// The path without parameter names; two paths with the same shape conflict.
-fn shape(path: &str) -> String {
-    let nameless = |segment: &str| match segment.strip_prefix('{') {
+fn path_shape(path: &str) -> String {
+    let without_name = |segment: &str| match segment.strip_prefix('{') {
         Some(name) if name.starts_with('*') => "{*}".to_owned(),
         Some(name) if !name.starts_with('{') => "{}".to_owned(),
         _ => segment.to_owned(),
     };
-    path.split('/').map(nameless).collect::<Vec<_>>().join("/")
+    path.split('/').map(without_name).collect::<Vec<_>>().join("/")
 }
 
 /// Adds fallbacks that return errors in the platform's format.
-fn finish(router: Router, has_fallback: bool) -> Router {
-    let router = router.method_not_allowed_fallback(request::wrong_method);
-    if has_fallback { router } else { router.fallback(request::not_found) }
+fn with_fallbacks(router: Router, has_fallback: bool) -> Router {
+    let router = router.method_not_allowed_fallback(request_layer::method_not_allowed);
+    if has_fallback { router } else { router.fallback(request_layer::not_found) }
 }
 
 /// Adds tracing and logging to every request except health checks.
-fn observed(router: Router, platform: Platform, health: Option<&str>) -> Router {
-    let observe = move |request: Request, next: Next| request::observe(platform.clone(), request, next);
+fn with_tracing(router: Router, platform: Platform, health: Option<&str>) -> Router {
+    let observe = move |request: Request, next: Next| request_layer::trace_request(platform.clone(), request, next);
     let router = router.layer(middleware::from_fn(observe));
     match health {
-        Some(path) => Router::new().route(path, get(request::health)).fallback_service(router),
+        Some(path) => Router::new().route(path, get(request_layer::health)).fallback_service(router),
         None => router,
     }
 }
@@ -417,7 +414,7 @@ fn observed(router: Router, platform: Platform, health: Option<&str>) -> Router 
 async fn bind(self_url: Option<&str>, listen: Option<&str>) -> Result<(TcpListener, String), Error> {
     let address = match (listen, self_url) {
         (Some(listen), _) => listen.to_owned(),
-        (None, Some(url)) => address_of(url)?,
+        (None, Some(url)) => listen_address(url)?,
         (None, None) => "127.0.0.1:0".to_owned(),
     };
     let failed = |error| {
@@ -440,7 +437,7 @@ async fn bind(self_url: Option<&str>, listen: Option<&str>) -> Result<(TcpListen
 }
 
 /// Host and port of a URL.
-fn address_of(url: &str) -> Result<String, Error> {
+fn listen_address(url: &str) -> Result<String, Error> {
     let invalid = || {
         Error::Service(format!(
             "SELF_URL is `{}`, which is not a valid URL; use a URL like http://127.0.0.1:9311",
@@ -455,7 +452,7 @@ fn address_of(url: &str) -> Result<String, Error> {
 }
 
 /// The default display name: `Skeleton Svc` for `skeleton-svc`.
-fn title(slug: &str) -> String {
+fn display_name_of(slug: &str) -> String {
     let word = |word: &str| {
         let mut letters = word.chars();
         letters.next().map(|first| first.to_uppercase().chain(letters).collect::<String>()).unwrap_or_default()
@@ -479,12 +476,15 @@ mod tests {
             ("unix:///run/x", None),
             ("", None),
         ] {
-            assert_eq!(address_of(url).ok().as_deref(), want, "{url}");
+            assert_eq!(listen_address(url).ok().as_deref(), want, "{url}");
         }
     }
 
     #[test]
     fn a_slug_as_people_write_it() {
-        assert_eq!([title("skeleton-svc"), title("a"), title("")], ["Skeleton Svc", "A", ""]);
+        assert_eq!(
+            [display_name_of("skeleton-svc"), display_name_of("a"), display_name_of("")],
+            ["Skeleton Svc", "A", ""]
+        );
     }
 }

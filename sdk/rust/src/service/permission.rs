@@ -12,14 +12,14 @@ use crate::{Client, Error};
 
 /// A declared permission and the roles that it is assigned to.
 #[derive(Clone, Debug)]
-pub(super) struct Declared {
+pub(super) struct DeclaredPermission {
     pub id: String,
     pub description: String,
     pub roles: Vec<String>,
 }
 
 /// The full id: `order:view` is short for `<slug>:order:view`; a name with two colons is a full id.
-pub(super) fn whole_id(slug: &str, name: &str) -> String {
+pub(super) fn qualified_id(slug: &str, name: &str) -> String {
     match name.matches(':').count() {
         0 | 1 => format!("{slug}:{name}"),
         _ => name.to_owned(),
@@ -27,7 +27,7 @@ pub(super) fn whole_id(slug: &str, name: &str) -> String {
 }
 
 /// Why the service cannot declare this permission; `None` if it can.
-pub(super) fn fault(slug: &str, id: &str) -> Option<String> {
+pub(super) fn id_error(slug: &str, id: &str) -> Option<String> {
     let name = id.strip_prefix(slug).and_then(|rest| rest.strip_prefix(':'));
     match name {
         Some(name) if !name.is_empty() => None,
@@ -36,11 +36,11 @@ pub(super) fn fault(slug: &str, id: &str) -> Option<String> {
 }
 
 /// Saves the permissions and assigns them to their roles. Existing assignments are kept.
-pub(super) async fn declare(client: &Client, permissions: &[Declared]) -> Result<(), Error> {
+pub(super) async fn declare(client: &Client, permissions: &[DeclaredPermission]) -> Result<(), Error> {
     if permissions.is_empty() {
         return Ok(());
     }
-    let input = |declared: &Declared| PermissionInput {
+    let input = |declared: &DeclaredPermission| PermissionInput {
         id: declared.id.clone(),
         description: declared.description.clone(),
         ..PermissionInput::default()
@@ -71,8 +71,8 @@ mod tests {
             ("user-svc:user:view", "user-svc:user:view", false),
             ("", "shop-svc:", false),
         ] {
-            assert_eq!(whole_id("shop-svc", name), id);
-            assert_eq!(fault("shop-svc", id).is_none(), is_own, "{id}");
+            assert_eq!(qualified_id("shop-svc", name), id);
+            assert_eq!(id_error("shop-svc", id).is_none(), is_own, "{id}");
         }
     }
 }

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::{StatusCode, header, request::Parts};
 
+use super::{ApiError, Caller, PermissionGuard, TokenVerifier};
 use crate::{Client, Error};
-
-use super::{Caller, Guard, Refusal, TokenCheck};
 
 /// Access to the platform for handlers. An axum extractor. Cheap to clone.
 ///
@@ -28,8 +27,8 @@ pub struct Platform {
 struct Inner {
     slug: String,
     client: Client,
-    check: TokenCheck,
-    guard: Guard,
+    check: TokenVerifier,
+    guard: PermissionGuard,
 }
 
 impl Platform {
@@ -43,7 +42,7 @@ impl Platform {
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
     pub fn new(slug: &str, client: Client) -> Platform {
-        let (check, guard) = (TokenCheck::new(client.clone(), slug), Guard::new(client.clone()));
+        let (check, guard) = (TokenVerifier::new(client.clone(), slug), PermissionGuard::new(client.clone()));
         Platform { inner: Arc::new(Inner { slug: slug.to_owned(), client, check, guard }) }
     }
 
@@ -93,7 +92,7 @@ impl Platform {
     ///     platform.token_verifier().clone()
     /// }
     /// ```
-    pub fn token_check(&self) -> &TokenCheck {
+    pub fn token_verifier(&self) -> &TokenVerifier {
         &self.inner.check
     }
 
@@ -107,7 +106,7 @@ impl Platform {
     ///     Ok(if all { "everything" } else { "your own" })
     /// }
     /// ```
-    pub fn guard(&self) -> &Guard {
+    pub fn guard(&self) -> &PermissionGuard {
         &self.inner.guard
     }
 
@@ -127,25 +126,25 @@ impl Platform {
 }
 
 impl<S: Sync> FromRequestParts<S> for Platform {
-    type Rejection = Refusal;
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Platform, Refusal> {
+    type Rejection = ApiError;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Platform, ApiError> {
         parts.extensions.get::<Platform>().cloned().ok_or_else(|| {
             tracing::error!("the extractor `Platform` was used outside a `Service`");
-            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error in this service; see its log")
+            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error in this service; see its log")
         })
     }
 }
 
 /// Extracts the caller; responds with 401 if the request has no valid token.
 impl<S: Sync> FromRequestParts<S> for Caller {
-    type Rejection = Refusal;
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Caller, Refusal> {
+    type Rejection = ApiError;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Caller, ApiError> {
         // Already verified by an earlier extractor or the permission check.
         if let Some(caller) = parts.extensions.get::<Caller>() {
             return Ok(caller.clone());
         }
         let platform = <Platform as FromRequestParts<S>>::from_request_parts(parts, state).await?;
-        let caller = platform.token_check().caller(&parts.headers).await?;
+        let caller = platform.token_verifier().authenticate(&parts.headers).await?;
         parts.extensions.insert(caller.clone());
         Ok(caller)
     }
@@ -153,8 +152,8 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 
 /// Extracts the caller, if the request has a token. An invalid token is still rejected with 401.
 impl<S: Sync> OptionalFromRequestParts<S> for Caller {
-    type Rejection = Refusal;
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Option<Caller>, Refusal> {
+    type Rejection = ApiError;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Option<Caller>, ApiError> {
         if !parts.headers.contains_key(header::AUTHORIZATION) {
             return Ok(None);
         }

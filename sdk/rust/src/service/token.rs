@@ -23,14 +23,14 @@ use crate::{Client, Error};
 /// The expected `iss` claim.
 const ISSUER: &str = "openorch";
 /// Minimum interval between fetches of the keys, however many tokens name unknown keys.
-const PAUSE: Duration = Duration::from_secs(10);
+const MIN_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 /// Maximum age of cached keys, so that a withdrawn key does not stay trusted.
-const FRESH: Duration = Duration::from_secs(3600);
+const MAX_KEY_AGE: Duration = Duration::from_secs(3600);
 /// Tolerated clock difference between the daemon and this machine.
 const LEEWAY: Duration = Duration::from_secs(60);
-const FETCH_TIME_OUT: Duration = Duration::from_secs(5);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum length of a token in bytes; longer ones are rejected unparsed.
-const LONGEST: usize = 16 << 10;
+const MAX_TOKEN_BYTES: usize = 16 << 10;
 
 /// The authenticated caller of a service. An axum extractor.
 ///
@@ -139,7 +139,7 @@ impl fmt::Debug for Caller {
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct TokenCheck {
+pub struct TokenVerifier {
     inner: Arc<Inner>,
 }
 
@@ -147,29 +147,29 @@ pub struct TokenCheck {
 struct Inner {
     client: Client,
     audience: String,
-    keys: RwLock<Arc<Keys>>,
+    keys: RwLock<Arc<KeyCache>>,
     /// When the keys were last fetched, successfully or not. Locked during a fetch, so that only one runs at a time.
-    asked: Arc<Mutex<Option<Instant>>>,
+    last_fetch: Arc<Mutex<Option<Instant>>>,
 }
 
-type Asked = OwnedMutexGuard<Option<Instant>>;
+type FetchGuard = OwnedMutexGuard<Option<Instant>>;
 
 #[derive(Debug, Default)]
-struct Keys {
+struct KeyCache {
     by_id: HashMap<String, RsaPublicKeyComponents<Vec<u8>>>,
     /// `None`: never fetched.
-    fetched: Option<Instant>,
+    fetched_at: Option<Instant>,
 }
 
 #[derive(Deserialize)]
-struct Head {
+struct TokenHeader {
     alg: String,
     kid: String,
     /// Critical extensions (RFC 7515, section 4.1.11). None is supported, so a token that has some is rejected.
     crit: Option<serde_json::Value>,
 }
 
-impl TokenCheck {
+impl TokenVerifier {
     /// A verifier of tokens for `audience`, the slug of the service, with the keys of the client's server.
     ///
     /// ```
@@ -177,10 +177,10 @@ impl TokenCheck {
     /// let verifier = TokenVerifier::new(ClientFactory::new("http://127.0.0.1:58231")?.client(), "skeleton-svc");
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
-    pub fn new(client: Client, audience: &str) -> TokenCheck {
-        let client = client.without_token().with_time_out(FETCH_TIME_OUT);
+    pub fn new(client: Client, audience: &str) -> TokenVerifier {
+        let client = client.without_token().with_timeout(FETCH_TIMEOUT);
         let (keys, asked) = Default::default();
-        TokenCheck { inner: Arc::new(Inner { client, audience: audience.to_owned(), keys, asked }) }
+        TokenVerifier { inner: Arc::new(Inner { client, audience: audience.to_owned(), keys, last_fetch: asked }) }
     }
 
     /// Authenticates a received request. Fails with [`Error::Unauthenticated`] if it has no valid token for this service.
@@ -191,11 +191,11 @@ impl TokenCheck {
     ///     Ok(verifier.authenticate(incoming).await?.slug().to_owned())
     /// }
     /// ```
-    pub async fn caller(&self, request: &HeaderMap) -> Result<Caller, Error> {
+    pub async fn authenticate(&self, request: &HeaderMap) -> Result<Caller, Error> {
         let Some(value) = request.get(header::AUTHORIZATION) else {
-            return Err(refused("the request has no token; sign in and send it as `Authorization: Bearer …`"));
+            return Err(unauthenticated("the request has no token; sign in and send it as `Authorization: Bearer …`"));
         };
-        let text = value.to_str().map_err(|_| refused("the token contains invalid characters"))?.trim();
+        let text = value.to_str().map_err(|_| unauthenticated("the token contains invalid characters"))?.trim();
         let token = match text.split_once(' ') {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => rest.trim(),
             _ => text,
@@ -213,24 +213,24 @@ impl TokenCheck {
     /// }
     /// ```
     pub async fn verify(&self, token: &str) -> Result<Caller, Error> {
-        let Some((head, signed, payload, signature)) = take_apart(token) else {
-            return Err(refused("the token is malformed; sign in again"));
+        let Some((head, signed, payload, signature)) = parse_token(token) else {
+            return Err(unauthenticated("the token is malformed; sign in again"));
         };
         if head.alg != "RS256" || head.crit.is_some() {
-            return Err(refused("the token has an unsupported algorithm; sign in again"));
+            return Err(unauthenticated("the token has an unsupported algorithm; sign in again"));
         }
-        let keys = self.keys_with(&head.kid).await?;
+        let keys = self.keys_for(&head.kid).await?;
         let is_signed = keys
             .by_id
             .get(&head.kid)
             .is_some_and(|key| key.verify(&RSA_PKCS1_2048_8192_SHA256, signed.as_bytes(), &signature).is_ok());
         if !is_signed {
-            return Err(refused("the signature of the token is invalid; sign in again"));
+            return Err(unauthenticated("the signature of the token is invalid; sign in again"));
         }
-        let claims: Claims =
-            serde_json::from_slice(&payload).map_err(|_| refused("the token lacks required claims; sign in again"))?;
+        let claims: Claims = serde_json::from_slice(&payload)
+            .map_err(|_| unauthenticated("the token lacks required claims; sign in again"))?;
         if claims.iss != ISSUER {
-            return Err(refused("the token has another issuer; sign in again"));
+            return Err(unauthenticated("the token has another issuer; sign in again"));
         }
         if claims.aud.as_deref() != Some(&self.inner.audience) {
             return Err(Error::Unauthenticated(format!(
@@ -242,30 +242,32 @@ impl TokenCheck {
         // A token issued while the daemon's clock was ahead would otherwise be valid for too long.
         let issued_at = UNIX_EPOCH.checked_add(Duration::from_secs(caller.claims.iat));
         if issued_at.is_none_or(|issued_at| issued_at > now() + LEEWAY) {
-            return Err(refused("the token was issued in the future by this machine's clock; correct the clock"));
+            return Err(unauthenticated(
+                "the token was issued in the future by this machine's clock; correct the clock",
+            ));
         }
         if caller.expires_at().checked_add(LEEWAY).is_none_or(|end| end <= now()) {
-            return Err(refused("the token has expired; call again through the gateway"));
+            return Err(unauthenticated("the token has expired; call again through the gateway"));
         }
         Ok(caller)
     }
 
     /// The cached keys if they include `id`, otherwise freshly fetched ones.
-    async fn keys_with(&self, id: &str) -> Result<Arc<Keys>, Error> {
-        let known = self.inner.known();
+    async fn keys_for(&self, id: &str) -> Result<Arc<KeyCache>, Error> {
+        let known = self.inner.cached_keys();
         let inner = Arc::clone(&self.inner);
         // Fetched in a separate task, so that a cancelled caller does not cancel the fetch that others wait for.
         if !known.by_id.contains_key(id) {
             let id = id.to_owned();
             let refreshed = tokio::spawn(async move {
-                let asked = Arc::clone(&inner.asked).lock_owned().await;
-                inner.refreshed(&id, asked).await
+                let asked = Arc::clone(&inner.last_fetch).lock_owned().await;
+                inner.refresh_if_due(&id, asked).await
             });
-            return refreshed.await.unwrap_or_else(|_| Err(no_keys(&self.inner)));
+            return refreshed.await.unwrap_or_else(|_| Err(keys_unavailable(&self.inner)));
         }
-        if known.fetched.is_none_or(|at| at.elapsed() >= FRESH)
-            && let Ok(asked) = Arc::clone(&self.inner.asked).try_lock_owned()
-            && asked.is_none_or(|at| at.elapsed() >= PAUSE)
+        if known.fetched_at.is_none_or(|at| at.elapsed() >= MAX_KEY_AGE)
+            && let Ok(asked) = Arc::clone(&self.inner.last_fetch).try_lock_owned()
+            && asked.is_none_or(|at| at.elapsed() >= MIN_REFRESH_INTERVAL)
         {
             tokio::spawn(async move { inner.refresh(asked).await });
         }
@@ -275,18 +277,18 @@ impl TokenCheck {
 
 impl Inner {
     /// Fetches the keys, unless they now include `id` or were fetched a moment ago.
-    async fn refreshed(&self, id: &str, asked: Asked) -> Result<Arc<Keys>, Error> {
-        let known = self.known();
-        if known.by_id.contains_key(id) || asked.is_some_and(|at| at.elapsed() < PAUSE) {
-            return match known.fetched {
+    async fn refresh_if_due(&self, id: &str, asked: FetchGuard) -> Result<Arc<KeyCache>, Error> {
+        let known = self.cached_keys();
+        if known.by_id.contains_key(id) || asked.is_some_and(|at| at.elapsed() < MIN_REFRESH_INTERVAL) {
+            return match known.fetched_at {
                 Some(_) => Ok(known),
-                None => Err(no_keys(self)),
+                None => Err(keys_unavailable(self)),
             };
         }
         self.refresh(asked).await
     }
 
-    async fn refresh(&self, mut asked: Asked) -> Result<Arc<Keys>, Error> {
+    async fn refresh(&self, mut asked: FetchGuard) -> Result<Arc<KeyCache>, Error> {
         let fetched = self.fetch().await.map(Arc::new);
         *asked = Some(Instant::now());
         match &fetched {
@@ -297,22 +299,23 @@ impl Inner {
         fetched
     }
 
-    fn known(&self) -> Arc<Keys> {
+    fn cached_keys(&self) -> Arc<KeyCache> {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn fetch(&self) -> Result<Keys, Error> {
+    async fn fetch(&self) -> Result<KeyCache, Error> {
         let Json(set) = self.client.call(GET_KEY_SET, ()).await?;
-        let signs = |key: &openorch_api::user::Key| key.kty == "RSA" && matches!(key.use_.as_str(), "sig" | "");
-        let by_id = set.keys.into_iter().filter(signs).filter_map(|key| {
+        let is_signing_key =
+            |key: &openorch_api::user::Key| key.kty == "RSA" && matches!(key.use_.as_str(), "sig" | "");
+        let by_id = set.keys.into_iter().filter(is_signing_key).filter_map(|key| {
             let (n, e) = (URL_SAFE_NO_PAD.decode(&key.n).ok()?, URL_SAFE_NO_PAD.decode(&key.e).ok()?);
             Some((key.kid, RsaPublicKeyComponents { n, e }))
         });
-        Ok(Keys { by_id: by_id.collect(), fetched: Some(Instant::now()) })
+        Ok(KeyCache { by_id: by_id.collect(), fetched_at: Some(Instant::now()) })
     }
 }
 
-fn no_keys(inner: &Inner) -> Error {
+fn keys_unavailable(inner: &Inner) -> Error {
     Error::Unreachable {
         operation: GET_KEY_SET.row.id.into(),
         url: inner.client.url().to_owned(),
@@ -322,8 +325,8 @@ fn no_keys(inner: &Inner) -> Error {
 }
 
 /// Splits a token in compact serialization into header, signing input, payload and signature.
-fn take_apart(token: &str) -> Option<(Head, &str, Vec<u8>, Vec<u8>)> {
-    if token.len() > LONGEST {
+fn parse_token(token: &str) -> Option<(TokenHeader, &str, Vec<u8>, Vec<u8>)> {
+    if token.len() > MAX_TOKEN_BYTES {
         return None;
     }
     let (signed, signature) = token.rsplit_once('.')?;
@@ -332,7 +335,7 @@ fn take_apart(token: &str) -> Option<(Head, &str, Vec<u8>, Vec<u8>)> {
     Some((head, signed, URL_SAFE_NO_PAD.decode(payload).ok()?, URL_SAFE_NO_PAD.decode(signature).ok()?))
 }
 
-fn refused(why: &str) -> Error {
+fn unauthenticated(why: &str) -> Error {
     Error::Unauthenticated(why.to_owned())
 }
 

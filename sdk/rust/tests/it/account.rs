@@ -7,10 +7,10 @@ use std::{
 
 use openorch_sdk::{
     Client, ClientFactory, CredentialStore, Error, FileCredentialStore, InstanceRegistration, MemoryCredentialStore,
-    api::user::READ_USER_BY_TOKEN, register_service_account, register_service_account_within, service_client,
+    api::user::READ_USER_BY_TOKEN, register_service_account, register_service_account_with_timeout, service_client,
 };
 use openorch_test_support::{
-    PATIENCE, free_address, hold,
+    WAIT_TIMEOUT, free_address, gate,
     stub::{Request, Stub, json},
     within,
 };
@@ -45,7 +45,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// Advances the Tokio clock, which triggers heartbeats. It is paused only briefly, since the connections to the stub use
 /// real time.
-async fn pass(time: Duration) {
+async fn advance_clock(time: Duration) {
     // Let tasks that were just spawned register their timers first.
     tokio::task::yield_now().await;
     tokio::time::pause();
@@ -54,7 +54,7 @@ async fn pass(time: Duration) {
 }
 
 fn lines(stub: &Stub) -> Vec<String> {
-    stub.seen().iter().map(Request::line).collect()
+    stub.requests().iter().map(Request::line).collect()
 }
 
 #[tokio::test]
@@ -66,9 +66,9 @@ async fn the_first_start_registers_and_the_second_signs_in_with_the_same_passwor
         assert_eq!(token, "jwt");
     }
     assert_eq!(lines(&stub), ["POST /user-svc/login", "POST /user-svc/register", "POST /user-svc/login"]);
-    assert!(stub.seen()[1].body.contains(r#""name":"Skeleton Svc""#));
+    assert!(stub.requests()[1].body.contains(r#""name":"Skeleton Svc""#));
     let kept = store.load().await.unwrap().unwrap();
-    assert!(stub.seen().iter().all(|request| request.body.contains(&kept.password)));
+    assert!(stub.requests().iter().all(|request| request.body.contains(&kept.password)));
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn a_lost_credential_is_told_with_the_way_out_and_registers_nothing() {
     let lost = MemoryCredentialStore::default();
     let error = register_service_account(&client(&stub), "skeleton-svc", "S", &lost).await.unwrap_err();
     assert!(matches!(&error, Error::Credential(text) if text.contains("is not that of account")), "{error}");
-    assert_eq!(stub.seen().len(), 3);
+    assert_eq!(stub.requests().len(), 3);
 }
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn a_service_waits_for_the_daemon_and_gives_up_when_told_to() {
     let address = free_address();
     let away = ClientFactory::new(&format!("http://{address}")).unwrap().client();
     let store = MemoryCredentialStore::default();
-    let error = register_service_account_within(Duration::ZERO, &away, "a-svc", "A", &store).await.unwrap_err();
+    let error = register_service_account_with_timeout(Duration::ZERO, &away, "a-svc", "A", &store).await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
 
     let waiting =
@@ -149,10 +149,10 @@ async fn an_instance_is_registered_beats_and_says_good_bye() {
     let client = client(&stub);
     let instance = registration.heartbeat(HOUR).register(&client).await.unwrap();
     assert_eq!(instance.id().as_deref(), Some("inst_1"));
-    pass(HOUR).await;
-    crate::until("a heartbeat is sent", async || stub.seen().len() == 2).await;
+    advance_clock(HOUR).await;
+    crate::until("a heartbeat is sent", async || stub.requests().len() == 2).await;
     instance.deregister().await.unwrap();
-    pass(HOUR).await;
+    advance_clock(HOUR).await;
     // A heartbeat would be sent before this.
     client.request(openorch_sdk::http::Method::POST, "/last", None).await.unwrap();
     assert_eq!(
@@ -165,7 +165,7 @@ async fn an_instance_is_registered_beats_and_says_good_bye() {
         ]
     );
     let body = r#"{"healthPath":"/health","heartbeatSeconds":3600,"url":"http://127.0.0.1:9311"}"#;
-    assert_eq!([stub.seen()[0].body.as_str(), stub.seen()[1].body.as_str()], [body, body]);
+    assert_eq!([stub.requests()[0].body.as_str(), stub.requests()[1].body.as_str()], [body, body]);
 }
 
 #[tokio::test]
@@ -182,7 +182,7 @@ async fn with_a_server_that_does_not_say_the_id_the_instance_is_found_by_its_url
 
 #[tokio::test]
 async fn a_beat_that_is_not_answered_does_not_keep_an_instance_from_leaving() {
-    let (let_go, held) = hold();
+    let (let_go, held) = gate();
     let beats = Mutex::new(0);
     let stub = Stub::new(move |request| {
         if request.method != "PUT" {
@@ -200,16 +200,16 @@ async fn a_beat_that_is_not_answered_does_not_keep_an_instance_from_leaving() {
     });
     let registration = InstanceRegistration::new("http://127.0.0.1:9311").heartbeat(HOUR);
     let instance = registration.register(&client(&stub)).await.unwrap();
-    pass(HOUR).await;
-    crate::until("a heartbeat is sent", async || stub.seen().len() == 2).await;
-    within(PATIENCE, "the instance is deregistered", instance.deregister()).await.unwrap();
+    advance_clock(HOUR).await;
+    crate::until("a heartbeat is sent", async || stub.requests().len() == 2).await;
+    within(WAIT_TIMEOUT, "the instance is deregistered", instance.deregister()).await.unwrap();
     assert_eq!(lines(&stub)[2], "DELETE /registry-svc/instance/inst_1");
     drop(let_go);
 }
 
 #[tokio::test]
 async fn a_caller_who_gives_up_does_not_leave_the_service_signed_out() {
-    let (let_go, held) = hold();
+    let (let_go, held) = gate();
     let logins = Mutex::new(0);
     let stub = Stub::new(move |request| match request.target.as_str() {
         "/user-svc/login" => {
@@ -231,12 +231,12 @@ async fn a_caller_who_gives_up_does_not_leave_the_service_signed_out() {
         let client = client.clone();
         async move { client.call(READ_USER_BY_TOKEN, ()).await }
     });
-    crate::until("the service signs in again", async || stub.seen().len() == 3).await;
+    crate::until("the service signs in again", async || stub.requests().len() == 3).await;
     impatient.abort();
     assert!(impatient.await.unwrap_err().is_cancelled());
     drop(let_go);
     assert_eq!(client.call(READ_USER_BY_TOKEN, ()).await.unwrap().0.user.slug, "a-svc");
-    assert_eq!(stub.seen().iter().filter(|request| request.target.ends_with("login")).count(), 2);
+    assert_eq!(stub.requests().iter().filter(|request| request.target.ends_with("login")).count(), 2);
 }
 
 #[tokio::test]
@@ -281,7 +281,7 @@ async fn a_broken_credential_file_stays_as_it_is_and_nothing_is_sent() {
     let store = FileCredentialStore::new(directory.path(), "a-svc");
     let error = register_service_account(&client(&stub), "a-svc", "A", &store).await.unwrap_err();
     assert!(matches!(&error, Error::Credential(_)), "{error}");
-    assert_eq!(stub.seen().len(), 0);
+    assert_eq!(stub.requests().len(), 0);
 }
 
 #[cfg(unix)]
@@ -319,7 +319,7 @@ async fn a_daemon_that_asks_for_patience_is_waited_for() {
         }
     });
     let token = register_service_account(&client(&stub), "a-svc", "A", &MemoryCredentialStore::default()).await;
-    assert_eq!((token.unwrap().as_str(), stub.seen().len()), ("jwt", 3));
+    assert_eq!((token.unwrap().as_str(), stub.requests().len()), ("jwt", 3));
 }
 
 #[tokio::test]

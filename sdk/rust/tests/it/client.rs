@@ -13,7 +13,7 @@ use openorch_sdk::{
     http::{HeaderMap, Method},
 };
 use openorch_test_support::{
-    free_address, hold,
+    free_address, gate,
     stub::{self, Stub, json},
 };
 
@@ -34,14 +34,14 @@ async fn a_call_is_path_query_body_and_the_callers_token() {
         .await
         .unwrap();
     assert_eq!(list.instances[0].id, "inst_1");
-    let gone = client.call(REMOVE_INSTANCE, Path(registry::InstanceId("a/b".into()))).await.unwrap();
-    assert_eq!(gone, NoContent);
+    let removed = client.call(REMOVE_INSTANCE, Path(registry::InstanceId("a/b".into()))).await.unwrap();
+    assert_eq!(removed, NoContent);
     let permission = Path(PermissionId("user-svc:role:view".into()));
     client.call(IS_AUTHORIZED, (permission, Body(Default::default()))).await.unwrap();
     client.call(LIST_NODES, Body(ListNodesRequest { ids: vec!["n".into()] })).await.unwrap();
     client.call(READ_USER_BY_TOKEN, ()).await.unwrap();
 
-    let seen = stub.seen();
+    let seen = stub.requests();
     let lines: Vec<_> = seen.iter().map(|request| (request.line(), request.body.as_str())).collect();
     let expected = [
         ("GET /registry-svc/instances?slug=a%20b", ""),
@@ -67,9 +67,10 @@ async fn the_token_of_an_incoming_request_is_passed_on_and_never_an_older_one() 
     let mut incoming = HeaderMap::new();
     incoming.insert("authorization", "Bearer theirs".parse().unwrap());
     let own = client(&stub).with_token("own").unwrap();
-    own.clone().with_token_of(&incoming).call(READ_USER_BY_TOKEN, ()).await.unwrap();
-    own.with_token_of(&HeaderMap::new()).call(READ_USER_BY_TOKEN, ()).await.unwrap();
-    let tokens: Vec<_> = stub.seen().iter().map(|request| request.header("authorization").map(str::to_owned)).collect();
+    own.clone().with_forwarded_token(&incoming).call(READ_USER_BY_TOKEN, ()).await.unwrap();
+    own.with_forwarded_token(&HeaderMap::new()).call(READ_USER_BY_TOKEN, ()).await.unwrap();
+    let tokens: Vec<_> =
+        stub.requests().iter().map(|request| request.header("authorization").map(str::to_owned)).collect();
     assert_eq!(tokens, [Some("Bearer theirs".to_owned()), None]);
 }
 
@@ -137,9 +138,9 @@ async fn an_answer_that_is_cut_is_not_taken_for_a_whole_one() {
 async fn a_raw_call_answers_whatever_comes_back() {
     let stub = Stub::new(|_| json(503, r#"{"error":"no instance"}"#));
     let answer = client(&stub).request(Method::POST, "/skeleton-svc/hello?a=1", Some("{}".into())).await.unwrap();
-    assert_eq!((answer.status.as_u16(), answer.refusal().as_deref()), (503, Some("no instance")));
+    assert_eq!((answer.status.as_u16(), answer.error_message().as_deref()), (503, Some("no instance")));
     assert_eq!(answer.request_id(), Some("req-1"));
-    assert_eq!(stub.seen()[0].line(), "POST /skeleton-svc/hello?a=1");
+    assert_eq!(stub.requests()[0].line(), "POST /skeleton-svc/hello?a=1");
 }
 
 #[tokio::test]
@@ -156,7 +157,7 @@ async fn reads_wait_for_a_server_that_is_about_to_listen_and_writes_do_not() {
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     let stub = Stub::on(std::net::TcpListener::bind(address).unwrap(), |_| json(200, "{}"));
     read.await.unwrap().unwrap();
-    assert_eq!(stub.seen().len(), 1);
+    assert_eq!(stub.requests().len(), 1);
 }
 
 #[test]
@@ -183,14 +184,14 @@ async fn a_read_is_tried_again_when_the_server_asks_for_patience_and_a_write_is_
     for (times, calls, ends) in [(1, 2, None), (2, 3, None), (3, 3, Some(503))] {
         let stub = Stub::new(refused(times));
         let read = client(&stub).call(LIST_NODES, Body(ListNodesRequest::default())).await;
-        assert_eq!((read.err().and_then(|error| error.status()), stub.seen().len()), (ends, calls));
+        assert_eq!((read.err().and_then(|error| error.status()), stub.requests().len()), (ends, calls));
     }
     let stub = Stub::new(refused(1));
     let write = client(&stub).call(LOGIN, Body(LoginRequest::default())).await.unwrap_err();
-    assert_eq!((write.status(), stub.seen().len()), (Some(503), 1));
+    assert_eq!((write.status(), stub.requests().len()), (Some(503), 1));
     let stub = Stub::new(refused(1));
     let raw = client(&stub).request(Method::GET, "/a-svc/x", None).await.unwrap();
-    assert_eq!((raw.status.as_u16(), stub.seen().len()), (503, 1), "a raw call is not retried");
+    assert_eq!((raw.status.as_u16(), stub.requests().len()), (503, 1), "a raw call is not retried");
 }
 
 #[tokio::test]
@@ -202,7 +203,7 @@ async fn a_read_whose_connection_broke_is_sent_again() {
         _ => json(200, "{}"),
     });
     client(&stub).call(READ_USER_BY_TOKEN, ()).await.unwrap();
-    assert_eq!(stub.seen().len(), 2);
+    assert_eq!(stub.requests().len(), 2);
 }
 
 /// The server executes a call once, however often it is sent with the same key.
@@ -221,7 +222,7 @@ async fn a_keyed_write_is_tried_again_with_its_key_and_no_other_write_has_one() 
     create().await.unwrap();
     create().await.unwrap();
     client(&stub).call(SAVE_SELF, Body(SaveSelfRequest::default())).await.unwrap();
-    let keys: Vec<_> = stub.seen().iter().map(|seen| seen.header("idempotency-key").map(str::to_owned)).collect();
+    let keys: Vec<_> = stub.requests().iter().map(|seen| seen.header("idempotency-key").map(str::to_owned)).collect();
     assert_eq!(keys.len(), 5);
     assert!(
         keys[0].as_ref().is_some_and(|key| key.len() == 32) && keys[0] == keys[1] && keys[0] == keys[2],
@@ -231,7 +232,7 @@ async fn a_keyed_write_is_tried_again_with_its_key_and_no_other_write_has_one() 
     // Other conflicts are not retried.
     let stub = Stub::new(|_| json(409, r#"{"error":"taken","code":"user.organization_taken"}"#));
     let taken = client(&stub).call(CREATE_ORGANIZATION, Body(CreateOrganizationRequest::default())).await.unwrap_err();
-    assert_eq!((taken.status(), stub.seen().len()), (Some(409), 1));
+    assert_eq!((taken.status(), stub.requests().len()), (Some(409), 1));
 }
 
 /// The client adds the key on its own, so a call must not fail because of it.
@@ -250,36 +251,36 @@ async fn a_call_whose_answer_the_server_has_no_room_to_keep_is_made_without_a_ke
             _ => json(200, "{\"organization\":{}}"),
         });
         client(&stub).call(CREATE_ORGANIZATION, Body(CreateOrganizationRequest::default())).await.unwrap();
-        let keys: Vec<_> = stub.seen().iter().map(|seen| seen.header("idempotency-key").is_some()).collect();
+        let keys: Vec<_> = stub.requests().iter().map(|seen| seen.header("idempotency-key").is_some()).collect();
         assert_eq!(keys, [true, false], "{code}");
     }
 }
 
 #[tokio::test]
 async fn a_slow_server_is_left_when_the_time_is_up() {
-    let (_let_go, held) = hold();
+    let (_let_go, held) = gate();
     let stub = Stub::new(move |_| {
         held.wait();
         json(200, "{}")
     });
     let (limit, started) = (std::time::Duration::from_millis(200), std::time::Instant::now());
-    let error = client(&stub).with_time_out(limit).call(READ_USER_BY_TOKEN, ()).await.unwrap_err();
+    let error = client(&stub).with_timeout(limit).call(READ_USER_BY_TOKEN, ()).await.unwrap_err();
     assert!(started.elapsed() < limit * 20);
     assert!(matches!(&error, Error::Unreachable { was_sent: true, .. }), "{error:?}");
-    let said = format!("readUserByToken: no response from {}: timed out after 200 ms", stub.url);
-    assert_eq!(error.to_string(), said);
+    let expected = format!("readUserByToken: no response from {}: timed out after 200 ms", stub.url);
+    assert_eq!(error.to_string(), expected);
 }
 
 #[tokio::test]
 async fn a_client_can_turn_to_another_address_with_all_it_carries() {
     let (one, other) = (Stub::new(|_| json(200, "{}")), Stub::new(|_| json(200, "{}")));
     let client = client(&one).with_token("t0k").unwrap().with_header("X-App", "shop").unwrap();
-    let there = client.with_address(&other.url).unwrap();
+    let there = client.with_url(&other.url).unwrap();
     assert_eq!(there.url(), other.url);
     there.call(READ_USER_BY_TOKEN, ()).await.unwrap();
-    assert_eq!((one.seen().len(), other.seen()[0].header("x-app")), (0, Some("shop")));
-    assert_eq!(other.seen()[0].header("authorization"), Some("Bearer t0k"));
-    assert!(there.with_address("https://openorch.example").is_ok());
+    assert_eq!((one.requests().len(), other.requests()[0].header("x-app")), (0, Some("shop")));
+    assert_eq!(other.requests()[0].header("authorization"), Some("Bearer t0k"));
+    assert!(there.with_url("https://openorch.example").is_ok());
 }
 
 #[tokio::test]
@@ -304,13 +305,13 @@ async fn an_answer_beyond_the_limit_is_refused_with_or_without_its_length() {
         _ => "HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n".into(),
     });
     for path in ["/length", "/pieces"] {
-        let get = async |limit| client(&stub).with_answer_limit(limit).request(Method::GET, path, None).await;
+        let get = async |limit| client(&stub).with_max_response_bytes(limit).request(Method::GET, path, None).await;
         assert_eq!(get(10).await.unwrap().bytes, "0123456789");
         let error = get(9).await.unwrap_err();
         assert!(error.to_string().contains("the body exceeds the client's limit of 9 bytes"), "{error}");
         assert!(!error.is_temporary());
-        let answer = client(&stub).with_answer_limit(9).open(Method::GET, path, None).await.unwrap();
-        assert!(answer.whole().await.is_err());
+        let answer = client(&stub).with_max_response_bytes(9).stream(Method::GET, path, None).await.unwrap();
+        assert!(answer.read_to_end().await.is_err());
     }
 }
 

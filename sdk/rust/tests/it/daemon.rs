@@ -9,11 +9,11 @@ use openorch_sdk::{
     },
     testing::TestDaemon,
 };
-use openorch_test_support::process::program;
+use openorch_test_support::process::daemon_binary;
 
 /// Starts a daemon; builds its program if it is missing.
 pub async fn start(variables: &[(&str, &str)]) -> TestDaemon {
-    program();
+    daemon_binary();
     TestDaemon::start_with(variables).await.unwrap()
 }
 
@@ -36,7 +36,7 @@ async fn a_daemon_that_was_killed_comes_back_where_it_was_with_what_it_kept() {
     assert_eq!(daemon.url(), url);
     assert_eq!(joe.call(READ_USER_BY_TOKEN, ()).await.unwrap().0.user.slug, "joe");
     daemon.admin_token().await.unwrap();
-    let directory = daemon.folder().to_owned();
+    let directory = daemon.data_dir().to_owned();
     drop(daemon);
     assert!(!directory.exists());
 }

@@ -24,19 +24,19 @@ fn note(author: &str, text: &str) -> Note {
 #[tokio::test]
 async fn documents_in_a_file_stay_and_belong_to_one_program_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
-    let factory = DatastoreFactory::in_folder(directory.path());
-    story(&factory).await;
+    let factory = DatastoreFactory::in_directory(directory.path());
+    exercise_datastore(&factory).await;
     let held = factory.open(&[]).await.unwrap();
     let error = factory.open(&[]).await.unwrap_err();
     assert!(matches!(error, Error::Datastore(StoreError::InUse(_))), "{error}");
-    assert!(held.place().contains(directory.path().to_str().unwrap()));
+    assert!(held.location().contains(directory.path().to_str().unwrap()));
 }
 
 #[tokio::test]
 async fn the_collection_of_the_credential_is_nobody_elses() {
     let directory = tempfile::tempdir().unwrap();
     let credentials = Collection { name: "credentials", indexes: &[] };
-    let error = DatastoreFactory::in_folder(directory.path()).open(&[credentials]).await.unwrap_err();
+    let error = DatastoreFactory::in_directory(directory.path()).open(&[credentials]).await.unwrap_err();
     assert!(matches!(&error, Error::Datastore(StoreError::Invalid(why)) if why.contains("another name")), "{error}");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "no file was created");
 }
@@ -50,10 +50,10 @@ async fn documents_in_postgres_stay_too() {
     };
     // A separate schema for this run.
     let slug = format!("sdk-test-{}", std::process::id());
-    story(&DatastoreFactory::on_postgres(&connection, &slug).unwrap()).await;
+    exercise_datastore(&DatastoreFactory::on_postgres(&connection, &slug).unwrap()).await;
 }
 
-async fn story(factory: &DatastoreFactory) {
+async fn exercise_datastore(factory: &DatastoreFactory) {
     let datastore = factory.open(&[NOTES]).await.unwrap();
     let notes = datastore.table::<Note>(&NOTES);
     let batch = Batch::new()
@@ -66,7 +66,7 @@ async fn story(factory: &DatastoreFactory) {
     assert_eq!(found.iter().map(|one| one.value.text.as_str()).collect::<Vec<_>>(), ["milk", "eggs"]);
     let again = datastore.commit(Batch::new().with(notes.create("note_1", &note("x", "y")).unwrap())).await;
     assert!(matches!(again, Err(Error::Datastore(StoreError::AlreadyExists(_)))), "{again:?}");
-    let credential = keep(&datastore).await;
+    let credential = store_credential(&datastore).await;
     datastore.store().close().await;
     drop((notes, datastore));
 
@@ -76,11 +76,11 @@ async fn story(factory: &DatastoreFactory) {
     datastore.store().close().await;
 }
 
-async fn keep(datastore: &Datastore) -> Credential {
+async fn store_credential(datastore: &Datastore) -> Credential {
     assert_eq!(datastore.load().await.unwrap(), None);
-    let first = datastore.keep(Credential::random("a-svc").unwrap()).await.unwrap();
+    let first = datastore.get_or_insert(Credential::random("a-svc").unwrap()).await.unwrap();
     assert_eq!(
-        datastore.keep(Credential::random("a-svc").unwrap()).await.unwrap(),
+        datastore.get_or_insert(Credential::random("a-svc").unwrap()).await.unwrap(),
         first,
         "the first credential is kept"
     );
@@ -90,7 +90,7 @@ async fn keep(datastore: &Datastore) -> Credential {
 #[tokio::test]
 async fn a_service_signs_in_with_the_credential_in_its_datastore() {
     let (daemon, directory) = (crate::daemon::start(&[]).await, tempfile::tempdir().unwrap());
-    let datastore = DatastoreFactory::in_folder(directory.path()).open(&[]).await.unwrap();
+    let datastore = DatastoreFactory::in_directory(directory.path()).open(&[]).await.unwrap();
     for _ in 0..2 {
         let client = service_client(&daemon.client(), "a-svc", "A", datastore.clone()).await.unwrap();
         assert_eq!(client.call(READ_USER_BY_TOKEN, ()).await.unwrap().0.user.slug, "a-svc");

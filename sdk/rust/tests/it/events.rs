@@ -18,7 +18,7 @@ use openorch_test_support::stub::{Stub, json};
 use crate::daemon::start;
 
 /// A server that sends these responses in order, and then repeats the last one.
-fn saying(answers: Vec<String>) -> Stub {
+fn scripted_server(answers: Vec<String>) -> Stub {
     let asked = AtomicUsize::new(0);
     Stub::new(move |_| answers[asked.fetch_add(1, SeqCst).min(answers.len() - 1)].clone())
 }
@@ -40,7 +40,7 @@ async fn events_come_in_order_unknown_ones_are_left_out_and_a_lost_connection_is
         event("/a"),
         event("/b")
     );
-    let stub = saying(vec![
+    let stub = scripted_server(vec![
         stream(&first),
         "HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n".into(),
         stream(&event("/c")),
@@ -65,7 +65,7 @@ async fn events_come_in_order_unknown_ones_are_left_out_and_a_lost_connection_is
         let error = events.next().await.unwrap_err();
         assert!(error.status() == Some(403) && error.to_string().contains("not any more"), "{error}");
     }
-    let seen = stub.seen();
+    let seen = stub.requests();
     assert_eq!(seen.len(), 4, "an error response is not retried");
     assert_eq!(seen[0].line(), "GET /platform-svc/requests?status=5xx");
     assert!(seen.iter().all(|request| request.header("accept") == Some("text/event-stream")));
@@ -73,21 +73,21 @@ async fn events_come_in_order_unknown_ones_are_left_out_and_a_lost_connection_is
 
 #[tokio::test]
 async fn what_is_no_stream_of_such_events_is_an_error_that_stays() {
-    let refused = follow(&saying(vec![json(401, r#"{"error": "who are you"}"#)])).await.unwrap_err();
+    let refused = follow(&scripted_server(vec![json(401, r#"{"error": "who are you"}"#)])).await.unwrap_err();
     assert!(matches!(&refused, Error::Refused { status: 401, .. }), "{refused}");
-    let other = follow(&saying(vec![json(200, "{}")])).await.unwrap_err();
+    let other = follow(&scripted_server(vec![json(200, "{}")])).await.unwrap_err();
     assert!(other.to_string().contains("it is not an event stream"), "{other}");
     let long = format!("data: {}", "x".repeat(2 << 20));
     for (text, words) in
         [("event: request\ndata: x\n\n", "`request` cannot be decoded"), (&long, "limit of 1048576 bytes")]
     {
-        let stub = saying(vec![stream(text)]);
+        let stub = scripted_server(vec![stream(text)]);
         let mut events = follow(&stub).await.unwrap();
         for _ in 0..2 {
             let error = events.next().await.unwrap_err().to_string();
             assert!(error.contains("monitorRequests") && error.contains(words), "{error}");
         }
-        assert_eq!(stub.seen().len(), 1);
+        assert_eq!(stub.requests().len(), 1);
     }
 }
 

@@ -5,17 +5,17 @@ use std::{fs, path::Path};
 #[test]
 fn every_public_item_has_an_example() {
     let mut without = Vec::new();
-    let count = look(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut without);
+    let count = count_items(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut without);
     assert_eq!(without, Vec::<String>::new());
     assert!(count > 80, "only {count} items found");
 }
 
 /// Counts the public items in the sources of this directory, and collects those without an example.
-fn look(directory: &Path, without: &mut Vec<String>) -> usize {
+fn count_items(directory: &Path, without: &mut Vec<String>) -> usize {
     let mut count = 0;
     for path in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
         if path.is_dir() {
-            count += look(&path, without);
+            count += count_items(&path, without);
             continue;
         }
         let mut has_example = false;

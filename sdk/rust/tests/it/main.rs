@@ -7,12 +7,12 @@ mod daemon;
 mod datastore;
 mod events;
 mod examples;
-mod kit;
+mod service;
 mod tokens;
 
-use openorch_test_support::{PATIENCE, eventually};
+use openorch_test_support::{WAIT_TIMEOUT, eventually};
 
 /// Waits until the condition holds.
 pub async fn until(what: &str, condition: impl AsyncFnMut() -> bool) {
-    eventually(PATIENCE, what, condition).await;
+    eventually(WAIT_TIMEOUT, what, condition).await;
 }

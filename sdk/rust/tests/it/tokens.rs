@@ -15,14 +15,13 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use openorch_sdk::{
     ClientFactory, Error,
     http::HeaderMap,
-    service::{Guard, TokenCheck},
+    service::{PermissionGuard, TokenVerifier},
 };
-use serde_json::{Value, json};
-
 use openorch_test_support::{
-    hold,
+    gate,
     stub::{self, Stub},
 };
+use serde_json::{Value, json};
 
 use crate::until;
 
@@ -86,26 +85,26 @@ fn keys(signers: &[&Signer]) -> Arc<Mutex<Option<Vec<Value>>>> {
     Arc::new(Mutex::new(Some(signers.iter().map(|signer| signer.jwk()).collect())))
 }
 
-fn check(stub: &Stub) -> TokenCheck {
-    TokenCheck::new(ClientFactory::new(&stub.url).unwrap().client().with_token("own").unwrap(), "a-svc")
+fn verifier(stub: &Stub) -> TokenVerifier {
+    TokenVerifier::new(ClientFactory::new(&stub.url).unwrap().client().with_token("own").unwrap(), "a-svc")
 }
 
 /// Advances the Tokio clock. It runs in between, so that connections do not time out.
-async fn after(time: Duration) {
+async fn advance_clock(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
     tokio::time::resume();
 }
 
-fn asked(stub: &Stub, what: &str) -> usize {
-    stub.seen().iter().filter(|request| request.target.contains(what)).count()
+fn request_count(stub: &Stub, what: &str) -> usize {
+    stub.requests().iter().filter(|request| request.target.contains(what)).count()
 }
 
 #[tokio::test]
 async fn a_token_says_who_calls_without_the_daemon_being_asked_each_time() {
     let signer = Signer::new("k1");
     let stub = daemon(&keys(&[&signer]), true);
-    let check = check(&stub);
+    let check = verifier(&stub);
     for _ in 0..3 {
         let caller = check.verify(&signer.token(&claims(60))).await.unwrap();
         assert_eq!(
@@ -114,14 +113,14 @@ async fn a_token_says_who_calls_without_the_daemon_being_asked_each_time() {
         );
         assert!(!format!("{caller:?}").contains("ey"));
     }
-    assert_eq!(stub.seen().len(), 1);
-    assert_eq!(stub.seen()[0].header("authorization"), None, "keys are public, so the service's token is not sent");
+    assert_eq!(stub.requests().len(), 1);
+    assert_eq!(stub.requests()[0].header("authorization"), None, "keys are public, so the service's token is not sent");
 
     let mut request = HeaderMap::new();
-    assert!(check.caller(&request).await.unwrap_err().to_string().contains("has no token"));
+    assert!(check.authenticate(&request).await.unwrap_err().to_string().contains("has no token"));
     for scheme in ["Bearer ", "bearer ", ""] {
         request.insert("authorization", format!("{scheme}{}", signer.token(&claims(60))).parse().unwrap());
-        assert_eq!(check.caller(&request).await.unwrap().slug(), "joe");
+        assert_eq!(check.authenticate(&request).await.unwrap().slug(), "joe");
     }
 }
 
@@ -129,7 +128,7 @@ async fn a_token_says_who_calls_without_the_daemon_being_asked_each_time() {
 async fn a_token_that_is_not_good_is_refused_with_the_reason() {
     let (signer, other) = (Signer::new("k1"), Signer::new("k1"));
     let stub = daemon(&keys(&[&signer]), true);
-    let check = check(&stub);
+    let check = verifier(&stub);
     let (good, claims) = (signer.token(&claims(60)), claims(60));
     let head = |alg: &str| json!({ "alg": alg, "kid": "k1" });
     let (signed, signature) = good.rsplit_once('.').unwrap();
@@ -171,17 +170,17 @@ async fn a_rotated_key_is_found_and_keys_are_asked_for_seldom_however_many_are_u
     let (old, new) = (Signer::new("k1"), Signer::new("k2"));
     let keys = keys(&[&old]);
     let stub = daemon(&keys, true);
-    let check = check(&stub);
+    let check = verifier(&stub);
     check.verify(&old.token(&claims(600))).await.unwrap();
     *keys.lock().unwrap() = Some(vec![old.jwk(), new.jwk()]);
     for _ in 0..20 {
         check.verify(&new.token(&claims(600))).await.unwrap_err();
     }
-    assert_eq!(stub.seen().len(), 1, "the keys were fetched a moment ago");
-    after(Duration::from_secs(11)).await;
+    assert_eq!(stub.requests().len(), 1, "the keys were fetched a moment ago");
+    advance_clock(Duration::from_secs(11)).await;
     check.verify(&new.token(&claims(600))).await.unwrap();
     check.verify(&old.token(&claims(600))).await.unwrap();
-    assert_eq!(stub.seen().len(), 2);
+    assert_eq!(stub.requests().len(), 2);
 }
 
 #[tokio::test]
@@ -189,18 +188,19 @@ async fn a_withdrawn_key_is_not_trusted_for_ever_and_an_absent_daemon_changes_no
     let (old, new) = (Signer::new("k1"), Signer::new("k2"));
     let keys = keys(&[&old]);
     let stub = daemon(&keys, true);
-    let check = check(&stub);
+    let check = verifier(&stub);
     check.verify(&old.token(&claims(600))).await.unwrap();
     *keys.lock().unwrap() = None;
-    after(Duration::from_secs(3601)).await;
+    advance_clock(Duration::from_secs(3601)).await;
     let token = old.token(&claims(600));
-    until("the keys are fetched again", async || check.verify(&token).await.is_ok() && stub.seen().len() == 2).await;
+    until("the keys are fetched again", async || check.verify(&token).await.is_ok() && stub.requests().len() == 2)
+        .await;
     for _ in 0..5 {
         check.verify(&old.token(&claims(600))).await.expect("the previous keys are still used");
     }
-    assert_eq!(stub.seen().len(), 2, "a failing daemon is not asked at every call");
+    assert_eq!(stub.requests().len(), 2, "a failing daemon is not asked at every call");
     *keys.lock().unwrap() = Some(vec![new.jwk()]);
-    after(Duration::from_secs(11)).await;
+    advance_clock(Duration::from_secs(11)).await;
     // Fetched in the background: callers with a cached key do not wait.
     until("the old key is refused", async || check.verify(&old.token(&claims(600))).await.is_err()).await;
     check.verify(&new.token(&claims(600))).await.unwrap();
@@ -209,35 +209,35 @@ async fn a_withdrawn_key_is_not_trusted_for_ever_and_an_absent_daemon_changes_no
 #[tokio::test]
 async fn a_caller_who_gives_up_does_not_end_the_question_for_keys() {
     let signer = Signer::new("k1");
-    let (let_go, held) = hold();
+    let (let_go, held) = gate();
     let keys = json!({ "keys": [signer.jwk()] }).to_string();
     let stub = Stub::new(move |_| {
         held.wait();
         stub::json(200, &keys)
     });
-    let (check, token) = (check(&stub), signer.token(&claims(600)));
+    let (check, token) = (verifier(&stub), signer.token(&claims(600)));
     let impatient = tokio::spawn({
         let (check, token) = (check.clone(), token.clone());
         async move { check.verify(&token).await }
     });
-    until("the keys are being fetched", async || stub.seen().len() == 1).await;
+    until("the keys are being fetched", async || stub.requests().len() == 1).await;
     impatient.abort();
     assert!(impatient.await.unwrap_err().is_cancelled());
     drop(let_go);
     assert_eq!(check.verify(&token).await.unwrap().slug(), "joe");
-    assert_eq!(stub.seen().len(), 1);
+    assert_eq!(stub.requests().len(), 1);
 }
 
 #[tokio::test]
 async fn without_any_key_a_token_is_neither_good_nor_bad() {
     let signer = Signer::new("k1");
     let stub = daemon(&Arc::default(), true);
-    let check = check(&stub);
+    let check = verifier(&stub);
     let error = check.verify(&signer.token(&claims(60))).await.unwrap_err();
     assert_eq!(error.status(), Some(500), "{error}");
     let error = check.verify(&signer.token(&claims(60))).await.unwrap_err();
     assert!(error.is_temporary() && error.to_string().contains("getKeySet"), "{error}");
-    assert_eq!(stub.seen().len(), 1);
+    assert_eq!(stub.requests().len(), 1);
 }
 
 #[tokio::test]
@@ -245,47 +245,47 @@ async fn a_yes_is_kept_for_ten_seconds_and_asked_for_in_the_callers_name() {
     let signer = Signer::new("k1");
     let stub = daemon(&keys(&[&signer]), true);
     let token = signer.token(&claims(600));
-    let caller = check(&stub).verify(&token).await.unwrap();
-    let guard = Guard::new(ClientFactory::new(&stub.url).unwrap().client().with_token("own").unwrap());
+    let caller = verifier(&stub).verify(&token).await.unwrap();
+    let guard = PermissionGuard::new(ClientFactory::new(&stub.url).unwrap().client().with_token("own").unwrap());
     for _ in 0..3 {
         guard.require(&caller, "a-svc:thing:view").await.unwrap();
     }
-    assert_eq!(asked(&stub, "is-authorized"), 1);
-    assert_eq!(stub.seen()[1].line(), "POST /user-svc/permission/a-svc%3Athing%3Aview/is-authorized");
-    assert_eq!(stub.seen()[1].header("authorization"), Some(format!("Bearer {token}").as_str()));
+    assert_eq!(request_count(&stub, "is-authorized"), 1);
+    assert_eq!(stub.requests()[1].line(), "POST /user-svc/permission/a-svc%3Athing%3Aview/is-authorized");
+    assert_eq!(stub.requests()[1].header("authorization"), Some(format!("Bearer {token}").as_str()));
     guard.require(&caller, "a-svc:thing:edit").await.unwrap();
-    assert_eq!(asked(&stub, "is-authorized"), 2, "another permission is checked separately");
-    after(Duration::from_secs(5)).await;
+    assert_eq!(request_count(&stub, "is-authorized"), 2, "another permission is checked separately");
+    advance_clock(Duration::from_secs(5)).await;
     guard.require(&caller, "a-svc:thing:view").await.unwrap();
-    assert_eq!(asked(&stub, "is-authorized"), 2);
-    after(Duration::from_secs(6)).await;
+    assert_eq!(request_count(&stub, "is-authorized"), 2);
+    advance_clock(Duration::from_secs(6)).await;
     guard.require(&caller, "a-svc:thing:view").await.unwrap();
-    assert_eq!(asked(&stub, "is-authorized"), 3);
+    assert_eq!(request_count(&stub, "is-authorized"), 3);
 }
 
 #[tokio::test]
 async fn a_yes_never_outlives_the_token() {
     let signer = Signer::new("k1");
     let stub = daemon(&keys(&[&signer]), true);
-    let caller = check(&stub).verify(&signer.token(&claims(8))).await.unwrap();
-    let guard = Guard::new(ClientFactory::new(&stub.url).unwrap().client());
+    let caller = verifier(&stub).verify(&signer.token(&claims(8))).await.unwrap();
+    let guard = PermissionGuard::new(ClientFactory::new(&stub.url).unwrap().client());
     guard.require(&caller, "a-svc:thing:view").await.unwrap();
-    after(Duration::from_secs(9)).await;
+    advance_clock(Duration::from_secs(9)).await;
     guard.require(&caller, "a-svc:thing:view").await.unwrap();
-    assert_eq!(asked(&stub, "is-authorized"), 2);
+    assert_eq!(request_count(&stub, "is-authorized"), 2);
 }
 
 #[tokio::test]
 async fn a_no_is_not_kept_and_a_daemon_that_cannot_be_asked_lets_nobody_in() {
     let signer = Signer::new("k1");
     let stub = daemon(&keys(&[&signer]), false);
-    let caller = check(&stub).verify(&signer.token(&claims(600))).await.unwrap();
-    let guard = Guard::new(ClientFactory::new(&stub.url).unwrap().client());
+    let caller = verifier(&stub).verify(&signer.token(&claims(600))).await.unwrap();
+    let guard = PermissionGuard::new(ClientFactory::new(&stub.url).unwrap().client());
     for count in 1..=3 {
         let error = guard.require(&caller, "a-svc:thing:view").await.unwrap_err();
         assert_eq!(error, Error::Forbidden("account `joe` lacks the permission `a-svc:thing:view`".into()));
-        assert_eq!(asked(&stub, "is-authorized"), count);
+        assert_eq!(request_count(&stub, "is-authorized"), count);
     }
-    let away = Guard::new(ClientFactory::new("http://127.0.0.1:1").unwrap().client());
+    let away = PermissionGuard::new(ClientFactory::new("http://127.0.0.1:1").unwrap().client());
     assert!(matches!(away.allows(&caller, "a-svc:thing:view").await, Err(Error::Unreachable { .. })));
 }

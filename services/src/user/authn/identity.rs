@@ -8,7 +8,7 @@ use std::{
 
 use http::HeaderValue;
 use openorch_api::error::access;
-use openorch_chassis::{BoxFuture, Caller, Credential, Error, Identity, Passage, Result};
+use openorch_chassis::{BoxFuture, Caller, Credential, Error, ForwardedAuth, Identity, Result};
 use openorch_store::Guard;
 
 use crate::user::{
@@ -18,18 +18,18 @@ use crate::user::{
         state::Authn,
         tokens::{
             digest::{Digest, digest},
-            header::{API_KEY_PREFIX, Spelling, basic, contains, is_of_jwt, spelling},
+            header::{API_KEY_PREFIX, AuthHeader, classify, contains, decode_basic, is_jwt_byte},
             jwt::{Claims, ISSUER},
             keys::Verified,
-            role_claims::{told, told_app},
+            role_claims::{app_claim, role_claims},
         },
     },
-    authz::{accounts::account::Account, guards::still_admin},
+    authz::{accounts::account::Account, guards::admin_guard},
     shared::rows::DEFAULT_APP,
 };
 
 /// A delegated token is renewed when less than this fraction (one fifth) of its lifetime is left.
-const DELEGATED_REST: i64 = 5;
+const DELEGATED_RENEWAL_FRACTION: i64 = 5;
 /// Maximum number of positions in an `Authorization` value at which a JWT may start; a value with more is treated as
 /// ours, and so refused.
 const MAX_JWT_STARTS: usize = 32;
@@ -38,25 +38,25 @@ const MAX_JWT_HEADER: usize = 512;
 
 impl Authn {
     /// A session in an app is void once its account is no longer a member of the app.
-    fn refuse_outsider(&self, account: &Account, session: &LiveSession) -> Result<()> {
+    fn require_app_member(&self, account: &Account, session: &LiveSession) -> Result<()> {
         if account.is_in(&session.app) {
             return Ok(());
         }
         Err(Error::new(&access::NOT_IN_APP, format!("`{}` is no longer in the app of this token", account.slug)))
     }
 
-    async fn mint(&self, verified: &Verified, digest: Digest, audience: &str) -> Result<Passage> {
-        let rights = self.authz.cache.rights();
+    async fn mint(&self, verified: &Verified, digest: Digest, audience: &str) -> Result<ForwardedAuth> {
+        let rights = self.authz.cache.rights_epoch();
         let session = self.sessions.live_session(verified).await?;
         if let Some(made_for) = verified.audience.as_deref() {
-            if self.may_be_handed_to(made_for, audience) {
+            if self.may_forward_to(made_for, audience) {
                 let credential = Credential::Delegated {
                     session_id: session.id.clone(),
-                    made_for: made_for.into(),
-                    to: audience.into(),
+                    audience: made_for.into(),
+                    service: audience.into(),
                     expires_at: verified.claims.exp,
                 };
-                return Ok(Passage::Delegated { credential, caller: verified.claims.olu.as_str().into() });
+                return Ok(ForwardedAuth::Delegated { credential, caller: verified.claims.olu.as_str().into() });
             }
             return Err(Error::new(
                 &access::OTHER_SERVICE,
@@ -65,50 +65,54 @@ impl Authn {
         }
         let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token was deleted");
         let account = self.authz.account(&session.user_id).await?.ok_or_else(gone)?;
-        self.refuse_outsider(&account, &session)?;
+        self.require_app_member(&account, &session)?;
         let now = self.now().0.as_second();
         let lifetime = self.delegated_token_lifetime.as_secs() as i64;
         // Services do not know the session, so their tokens must not outlive its maximum lifetime.
-        let left = |most: Duration| (session.created_at.saturating_add(most.as_secs() as i64) - now).max(1);
-        let lifetime = self.sessions.max_lifetime.map_or(lifetime, |most| lifetime.min(left(most)));
+        let remaining = |most: Duration| (session.created_at.saturating_add(most.as_secs() as i64) - now).max(1);
+        let lifetime = self.sessions.max_lifetime.map_or(lifetime, |most| lifetime.min(remaining(most)));
         let claims = Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
-            ori: told(account.roles_in(&session.app).iter().map(AsRef::as_ref), &account.trusted, Some(audience)),
+            ori: role_claims(
+                account.roles_in(&session.app).iter().map(AsRef::as_ref),
+                &account.trusted,
+                Some(audience),
+            ),
             iss: ISSUER.into(),
             iat: now,
             exp: now + lifetime,
             jti: self.platform.ids.random("tok"),
             sid: session.id.to_string(),
             aud: Some(audience.to_owned()),
-            app: told_app(&session.app),
+            app: app_claim(&session.app),
         };
         let token = self.tokens.sign(claims).await?;
         let mut header = HeaderValue::try_from(format!("Bearer {token}")).map_err(Error::internal)?;
         header.set_sensitive(true);
-        let fresh_until = now + lifetime - lifetime / DELEGATED_REST;
-        let passage = Passage::Replace {
+        let fresh_until = now + lifetime - lifetime / DELEGATED_RENEWAL_FRACTION;
+        let passage = ForwardedAuth::Replace {
             authorization: header.clone(),
             session_id: session.id.clone(),
             caller: account.slug.clone(),
         };
-        self.sessions.cache.keep_delegated(digest, Delegated { header, session, account, rights, fresh_until });
+        self.sessions.cache.insert_delegated(digest, Delegated { header, session, account, rights, fresh_until });
         Ok(passage)
     }
 }
 
 impl Authn {
     /// Whether a delegated token issued for one service may be sent to another.
-    fn may_be_handed_to(&self, made_for: &str, to: &str) -> bool {
-        made_for == to || self.authz.check_rules().hands_on(made_for, to)
+    fn may_forward_to(&self, made_for: &str, to: &str) -> bool {
+        made_for == to || self.authz.load_rules().may_forward_to(made_for, to)
     }
 
     async fn has_ended(&self, credential: &Credential) -> bool {
         // What started while the token was valid may run for another lifetime, so that an upload is not cut off moments
         // after it started.
         let lifetime = self.delegated_token_lifetime.as_secs() as i64;
-        if let Credential::Delegated { made_for, to, expires_at, .. } = credential
-            && (*expires_at + lifetime <= self.now().0.as_second() || !self.may_be_handed_to(made_for, to))
+        if let Credential::Delegated { audience: made_for, service: to, expires_at, .. } = credential
+            && (*expires_at + lifetime <= self.now().0.as_second() || !self.may_forward_to(made_for, to))
         {
             return true;
         }
@@ -127,7 +131,7 @@ impl Authn {
     async fn caller_of(&self, session: &LiveSession, audience: Option<Arc<str>>) -> Result<Caller> {
         let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token was deleted");
         let account = self.authz.account(&session.user_id).await?.ok_or_else(gone)?;
-        self.refuse_outsider(&account, session)?;
+        self.require_app_member(&account, session)?;
         Ok(Caller {
             user_id: account.id.clone(),
             slug: account.slug.clone(),
@@ -146,7 +150,7 @@ impl Identity for Authn {
             let unknown = || {
                 Error::new(&access::INVALID_TOKEN, "Unauthorized: this is not a token of this daemon; sign in for one")
             };
-            let verified = self.tokens.verified(token).ok_or_else(unknown)?;
+            let verified = self.tokens.verify(token).ok_or_else(unknown)?;
             let session = self.sessions.live_session(&verified).await?;
             self.caller_of(&session, verified.audience.clone()).await
         })
@@ -156,66 +160,73 @@ impl Identity for Authn {
         self.authz.allows(caller, permission)
     }
 
-    fn standing(&self, caller: &Caller) -> Vec<Guard> {
+    fn session_guards(&self, caller: &Caller) -> Vec<Guard> {
         let session = Guard::Exists { collection: SESSIONS.name, id: caller.session_id.to_string() };
         let is_of_session = !caller.session_id.is_empty();
-        is_of_session.then_some(session).into_iter().chain(still_admin(caller)).collect()
+        is_of_session.then_some(session).into_iter().chain(admin_guard(caller)).collect()
     }
 
-    fn basis(&self, caller: &Caller, permission: &str) -> Vec<Guard> {
-        self.authz.check_rules().basis(caller, permission)
+    fn permission_guards(&self, caller: &Caller, permission: &str) -> Vec<Guard> {
+        self.authz.load_rules().permission_guards(caller, permission)
     }
 
-    fn opens(&self, audience: &str, operation: &str) -> bool {
-        self.authz.check_rules().opens(audience, operation)
+    fn delegation_allows(&self, audience: &str, operation: &str) -> bool {
+        self.authz.load_rules().delegation_allows(audience, operation)
     }
 
-    fn passage_cached(&self, authorization: &HeaderValue, audience: &str) -> Option<Result<Passage>> {
-        let token = match spelling(authorization) {
-            Spelling::Foreign => return Some(Ok(Passage::Untouched)),
-            Spelling::Odd | Spelling::ApiKey => return None,
-            Spelling::Usual(token) => token,
+    fn delegate_cached(&self, authorization: &HeaderValue, audience: &str) -> Option<Result<ForwardedAuth>> {
+        let token = match classify(authorization) {
+            AuthHeader::Foreign => return Some(Ok(ForwardedAuth::Untouched)),
+            AuthHeader::Embedded | AuthHeader::ApiKey => return None,
+            AuthHeader::Token(token) => token,
         };
         let now = self.platform.clock.now().as_second();
-        let known =
-            self.sessions.cache.delegated(&digest(&[token, audience.as_bytes()]), now, self.authz.cache.rights())?;
+        let known = self.sessions.cache.delegated(
+            &digest(&[token, audience.as_bytes()]),
+            now,
+            self.authz.cache.rights_epoch(),
+        )?;
         if self.sessions.is_idle(&known.session, now) {
             return None;
         }
         known.session.used_at.store(now, Ordering::Relaxed);
         let Delegated { header, session, account, .. } = known;
-        Some(Ok(Passage::Replace {
+        Some(Ok(ForwardedAuth::Replace {
             authorization: header,
             session_id: session.id.clone(),
             caller: account.slug.clone(),
         }))
     }
 
-    fn passage<'a>(&'a self, authorization: &'a HeaderValue, audience: &'a str) -> BoxFuture<'a, Result<Passage>> {
+    fn delegate<'a>(
+        &'a self,
+        authorization: &'a HeaderValue,
+        audience: &'a str,
+    ) -> BoxFuture<'a, Result<ForwardedAuth>> {
         Box::pin(async move {
-            match spelling(authorization) {
-                Spelling::Foreign => Ok(Passage::Untouched),
-                Spelling::ApiKey => Err(Error::new(
+            match classify(authorization) {
+                AuthHeader::Foreign => Ok(ForwardedAuth::Untouched),
+                AuthHeader::ApiKey => Err(Error::new(
                     &access::INVALID_TOKEN,
                     "Unauthorized: the prefix `oo_key_` is reserved for API keys, which this version does not support; sign in and send \
                      the token",
                 )),
                 // A service must not find a token of ours elsewhere in the value.
-                Spelling::Odd => match self.claims_to_be_ours(authorization.as_bytes()) {
+                AuthHeader::Embedded => match self.names_our_key(authorization.as_bytes()) {
                     true => Err(Error::new(
                         &access::MALFORMED_TOKEN,
                         "send the token as `Authorization: Bearer …`, with no other scheme and nothing after the token",
                     )),
-                    false => Ok(Passage::Untouched),
+                    false => Ok(ForwardedAuth::Untouched),
                 },
-                Spelling::Usual(token) => {
-                    match std::str::from_utf8(token).ok().and_then(|text| self.tokens.verified(text)) {
+                AuthHeader::Token(token) => {
+                    match std::str::from_utf8(token).ok().and_then(|text| self.tokens.verify(text)) {
                         // A token of ours with a suffix, which a service might strip.
-                        None if self.claims_to_be_ours(token) => Err(Error::new(
+                        None if self.names_our_key(token) => Err(Error::new(
                             &access::INVALID_TOKEN,
                             "Unauthorized: this token names a key of this daemon, which did not sign it; sign in for one",
                         )),
-                        None => Ok(Passage::Untouched),
+                        None => Ok(ForwardedAuth::Untouched),
                         Some(verified) => {
                             let key = digest(&[token, audience.as_bytes()]);
                             if verified.audience.is_some() {
@@ -223,8 +234,8 @@ impl Identity for Authn {
                                 return self.mint(&verified, key, audience).await;
                             }
                             let session = verified.claims.sid.as_bytes();
-                            let _alone = self.tokens.signing.alone(digest(&[session, audience.as_bytes()])).await;
-                            match self.passage_cached(authorization, audience) {
+                            let _alone = self.tokens.signing.lock(digest(&[session, audience.as_bytes()])).await;
+                            match self.delegate_cached(authorization, audience) {
                                 Some(made) => made,
                                 None => self.mint(&verified, key, audience).await,
                             }
@@ -235,21 +246,21 @@ impl Identity for Authn {
         })
     }
 
-    fn claims_to_be_ours(&self, authorization: &[u8]) -> bool {
-        if let Some(decoded) = basic(authorization) {
-            return self.claims_to_be_ours(&decoded);
+    fn names_our_key(&self, authorization: &[u8]) -> bool {
+        if let Some(decoded) = decode_basic(authorization) {
+            return self.names_our_key(&decoded);
         }
         if contains(authorization, API_KEY_PREFIX) {
             return true;
         }
-        let keys = self.tokens.ring.load();
+        let keys = self.tokens.key_ring.load();
         let mut starts = 0;
-        authorization.split(|byte| !is_of_jwt(*byte)).any(|word| {
+        authorization.split(|byte| !is_jwt_byte(*byte)).any(|word| {
             // A JWT may follow other characters of its alphabet, as in `token.eyJ…`.
             word.windows(3).enumerate().filter(|(_, bytes)| bytes == b"eyJ").any(|(at, _)| {
                 starts += 1;
                 let header = word[at..].split(|byte| *byte == b'.').next().unwrap_or_default();
-                starts > MAX_JWT_STARTS || (header.len() <= MAX_JWT_HEADER && keys.is_named_by(header))
+                starts > MAX_JWT_STARTS || (header.len() <= MAX_JWT_HEADER && keys.has_key_of(header))
             })
         })
     }

@@ -14,21 +14,21 @@ use zeroize::Zeroizing;
 
 use crate::user::{
     authn::{
-        otp::codes::Expected,
-        passwords::check::Guess,
+        otp::codes::OtpChallenge,
+        passwords::check::PasswordAttempt,
         rows::{OtpPurpose, PASSWORDS, SESSIONS},
         sessions::{
-            issue::Place,
+            issue::SessionSlot,
             live::{MAX_DEVICE_BYTES, device_of},
         },
         state::Authn,
     },
-    shared::{contact_address::by_contact, rows::CONTACTS},
+    shared::{contact_address::throttle_key, rows::CONTACTS},
 };
 
 pub async fn login(cx: Cx<Authn>, Body(request): Body<LoginRequest>) -> Result<Json<LoginResponse>> {
-    cx.request.audit.tell_anyway();
-    let place = Place {
+    cx.request.audit.record_unchanged();
+    let place = SessionSlot {
         app: &cx.authz.app_of_host(&request.app_host)?,
         device: device_of(request.device.as_deref()),
         exchanged_from: None,
@@ -42,7 +42,7 @@ pub async fn login(cx: Cx<Authn>, Body(request): Body<LoginRequest>) -> Result<J
     } else {
         let (account, counted_as) = if has_contact {
             let owner = cx.accounts.by_contact(&contact.value).await?.filter(|owner| owner.value.verified);
-            (owner.map(|owner| owner.value.user_id), by_contact(&contact.value))
+            (owner.map(|owner| owner.value.user_id), throttle_key(&contact.value))
         } else {
             let id = cx
                 .accounts
@@ -54,7 +54,8 @@ pub async fn login(cx: Cx<Authn>, Body(request): Body<LoginRequest>) -> Result<J
         };
         let user_id = account.as_deref().unwrap_or_default();
         let address = cx.request.client_ip;
-        let guess = Guess { password: &password, counted_as: &counted_as, user_id, address, is_signed_in: false };
+        let guess =
+            PasswordAttempt { password: &password, throttle_key: &counted_as, user_id, address, is_signed_in: false };
         cx.sign_in_by_password(&cx.request, &guess, &place).await?
     };
     Ok(Json(LoginResponse { token }))
@@ -62,13 +63,13 @@ pub async fn login(cx: Cx<Authn>, Body(request): Body<LoginRequest>) -> Result<J
 
 pub async fn refresh(cx: Cx<Authn>, (): ()) -> Result<Json<LoginResponse>> {
     let caller = cx.caller()?;
-    let account = cx.authz.known_account(&caller.user_id).await?;
-    Ok(Json(LoginResponse { token: cx.renew(&cx.request.audit, &account, &caller.session_id).await? }))
+    let account = cx.authz.require_account(&caller.user_id).await?;
+    Ok(Json(LoginResponse { token: cx.refresh_token(&cx.request.audit, &account, &caller.session_id).await? }))
 }
 
 /// An exchanged session ends with its origin, so revoking the origin revokes all tokens derived from it.
 pub async fn exchange(cx: Cx<Authn>, Body(request): Body<ExchangeTokenRequest>) -> Result<Json<LoginResponse>> {
-    cx.request.audit.tell_anyway();
+    cx.request.audit.record_unchanged();
     let caller = cx.caller()?;
     let device = request.new_device.filter(|device| !device.is_empty());
     let app = match (request.new_app_id.as_str(), request.new_app_host.as_str()) {
@@ -89,21 +90,21 @@ pub async fn exchange(cx: Cx<Authn>, Body(request): Body<ExchangeTokenRequest>) 
                 "this token was itself obtained by exchange; exchange the token you signed in with",
             ));
         }
-        let device = device.clone().unwrap_or_else(|| device_beside(&from.device, &from.app));
-        let place = Place { app: &app, device: device_of(Some(&device)), exchanged_from: Some(&from) };
-        let account = cx.authz.known_account(&caller.user_id).await?;
-        let it_lives = Batch::new().require(Guard::Exists { collection: SESSIONS.name, id: from.id.clone() });
-        cx.open_session(&cx.request.audit, &account, &place, it_lives).await
+        let device = device.clone().unwrap_or_else(|| derived_device(&from.device, &from.app));
+        let slot = SessionSlot { app: &app, device: device_of(Some(&device)), exchanged_from: Some(&from) };
+        let account = cx.authz.require_account(&caller.user_id).await?;
+        let origin_exists = Batch::new().require(Guard::Exists { collection: SESSIONS.name, id: from.id.clone() });
+        cx.open_session(&cx.request.audit, &account, &slot, origin_exists).await
     })
     .await?;
     Ok(Json(LoginResponse { token }))
 }
 
 /// The device of an exchanged session that names none. Derived from its origin, so that it replaces no other session.
-fn device_beside(device: &str, app: &str) -> String {
+fn derived_device(device: &str, app: &str) -> String {
     let suffix = format!(" (from {app})");
-    let room = MAX_DEVICE_BYTES.saturating_sub(suffix.len());
-    let cut = (0..=room.min(device.len())).rev().find(|at| device.is_char_boundary(*at)).unwrap_or_default();
+    let max_len = MAX_DEVICE_BYTES.saturating_sub(suffix.len());
+    let cut = (0..=max_len.min(device.len())).rev().find(|at| device.is_char_boundary(*at)).unwrap_or_default();
     format!("{}{suffix}", &device[..cut])
 }
 
@@ -111,20 +112,20 @@ impl Authn {
     async fn sign_in_by_password(
         &self,
         request: &RequestContext,
-        guess: &Guess<'_>,
-        place: &Place<'_>,
+        guess: &PasswordAttempt<'_>,
+        place: &SessionSlot<'_>,
     ) -> Result<AuthToken> {
         let wrong = || Error::new(&errors::WRONG_PASSWORD, "Invalid password");
-        let matched = self.passwords.match_password(guess).await?.ok_or_else(wrong)?;
-        let account = self.authz.known_account(guess.user_id).await?;
-        request.audit.tell_actor(&account.id, &account.slug, None);
-        let hash = self.passwords.note_match(guess, matched).await;
-        self.passwords.refuse_weak_from_elsewhere(guess.password, request.from_this_machine)?;
+        let matched = self.passwords.check_password(guess).await?.ok_or_else(wrong)?;
+        let account = self.authz.require_account(guess.user_id).await?;
+        request.audit.set_actor(&account.id, &account.slug, None);
+        let hash = self.passwords.record_match(guess, matched).await;
+        self.passwords.refuse_weak_over_network(guess.password, request.is_local)?;
         retry(|| async {
             // A concurrent password change ends all sessions, and none may be created with the old password afterwards.
             let version = self.passwords.still_matches(guess, &hash).await?.ok_or_else(wrong)?;
             let unchanged = Guard::Version { collection: PASSWORDS.name, id: guess.user_id.to_owned(), version };
-            let account = self.authz.known_account(guess.user_id).await?;
+            let account = self.authz.require_account(guess.user_id).await?;
             self.open_session(&request.audit, &account, place, Batch::new().require(unchanged)).await
         })
         .await
@@ -135,24 +136,24 @@ impl Authn {
         &self,
         request: &RequestContext,
         contact: &ContactInput,
-        place: &Place<'_>,
+        place: &SessionSlot<'_>,
     ) -> Result<AuthToken> {
         let expected =
-            Expected { purpose: OtpPurpose::SignIn, user_id: "", contact: Some(&contact.value), app: place.app };
+            OtpChallenge { purpose: OtpPurpose::SignIn, user_id: "", contact: Some(&contact.value), app: place.app };
         let (token, user_id) = retry(|| async {
-            let code = self.codes.redeem(&contact.otp_id, &contact.otp_code, &expected).await?;
+            let code = self.codes.verify(&contact.otp_id, &contact.otp_code, &expected).await?;
             let owner = self.accounts.by_contact(&contact.value).await?.filter(|owner| owner.value.verified);
             let gone = || Error::new(&errors::CONTACT_GONE, "no account has this contact any more");
             let Stored { id, version, value: owner } = owner.ok_or_else(gone)?;
             let account = self.authz.account(&owner.user_id).await?.ok_or_else(gone)?;
-            request.audit.tell_actor(&account.id, &account.slug, None);
+            request.audit.set_actor(&account.id, &account.slug, None);
             let used = Batch::new()
                 .require(Guard::Version { collection: CONTACTS.name, id, version })
                 .with(self.codes.rows.delete(&code.id, Some(code.version)));
             Ok((self.open_session(&request.audit, &account, place, used).await?, account.id.clone()))
         })
         .await?;
-        self.passwords.store_address(&user_id, &by_contact(&contact.value), request.client_ip).await;
+        self.passwords.store_address(&user_id, &throttle_key(&contact.value), request.client_ip).await;
         Ok(token)
     }
 }

@@ -6,7 +6,7 @@ use openorch_api::Time;
 use openorch_chassis::Platform;
 
 use crate::user::{
-    authn::{otp::codes::Codes, passwords::check::Passwords, sessions::live::Sessions, tokens::keys::Tokens},
+    authn::{otp::codes::OtpCodes, passwords::check::Passwords, sessions::live::Sessions, tokens::keys::Tokens},
     authz::state::Authz,
     shared::accounts::Accounts,
 };
@@ -16,7 +16,7 @@ pub struct Authn {
     pub accounts: Accounts,
     pub authz: Arc<Authz>,
     pub passwords: Passwords,
-    pub codes: Arc<Codes>,
+    pub codes: Arc<OtpCodes>,
     pub sessions: Arc<Sessions>,
     pub tokens: Arc<Tokens>,
     pub delegated_token_lifetime: Duration,

@@ -18,15 +18,15 @@ pub async fn is_authorized(
     if !granted && !cx.allows(caller, &permission.0) {
         return Err(Error::new(&errors::NOT_AUTHORIZED, "Unauthorized"));
     }
-    let account = cx.known_account(&caller.user_id).await?;
+    let account = cx.require_account(&caller.user_id).await?;
     Ok(Json(IsAuthorizedResponse { authorized: true, user: account.profile.clone() }))
 }
 
 pub async fn has(cx: Cx<Authz>, Path(id): Path<PermissionId>) -> Result<Json<HasPermissionResponse>> {
     let caller = cx.caller()?;
-    let account = cx.known_account(&caller.user_id).await?;
-    let kept = jiff::SignedDuration::try_from(cx.permission_cache_ttl).map_err(Error::internal)?;
-    let until = cx.now().0.checked_add(kept).map_err(Error::internal)?;
+    let account = cx.require_account(&caller.user_id).await?;
+    let ttl = jiff::SignedDuration::try_from(cx.permission_cache_ttl).map_err(Error::internal)?;
+    let until = cx.now().0.checked_add(ttl).map_err(Error::internal)?;
     Ok(Json(HasPermissionResponse {
         authorized: cx.allows(caller, &id.0),
         app_id: caller.app.to_string(),

@@ -10,20 +10,20 @@ use openorch_store::Batch;
 
 use crate::user::{
     authz::{rules::Change, state::Authz},
-    shared::shown::shown,
+    shared::quote::quote,
 };
 
 pub async fn save(cx: Cx<Authz>, Body(mut row): Body<Delegation>) -> Result<Json<Empty>> {
     for id in &row.operations {
-        let known = openorch_api::operations().find(|operation| operation.id == id);
-        let Some(operation) = known else {
-            return Err(Error::invalid(format!("there is no operation `{}`; /docs lists them", shown(id))));
+        let found = openorch_api::operations().find(|operation| operation.id == id);
+        let Some(operation) = found else {
+            return Err(Error::invalid(format!("there is no operation `{}`; /docs lists them", quote(id))));
         };
         if matches!(operation.access, Access::Public) {
             return Err(Error::invalid(format!("`{id}` is already public")));
         }
         // A service may act for its callers during their calls, but must not obtain their tokens.
-        if operation.answers_token() {
+        if operation.returns_token() {
             return Err(Error::invalid(format!(
                 "`{id}` returns a session token, which only the caller may have: it cannot be delegated to a service"
             )));
@@ -40,7 +40,7 @@ pub async fn save(cx: Cx<Authz>, Body(mut row): Body<Delegation>) -> Result<Json
 pub async fn list(cx: Cx<Authz>, (): ()) -> Result<Json<ListDelegationsResponse>> {
     let rules = cx.rules();
     let mut delegations: Vec<Delegation> = rules.delegations.values().map(|row| (&**row).into()).collect();
-    cx.platform.refuse_long_list(delegations.len(), "delegations", "delete some")?;
+    cx.platform.check_list_length(delegations.len(), "delegations", "delete some")?;
     delegations.sort_by(|a, b| a.slug.cmp(&b.slug));
     Ok(Json(ListDelegationsResponse { delegations }))
 }

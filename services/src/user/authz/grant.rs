@@ -13,21 +13,23 @@ use openorch_api::{
 use openorch_chassis::{Caller, Cx, Error, Result};
 use openorch_store::Batch;
 
-use crate::query::Paging;
-use crate::user::{
-    authz::{
-        rows::GrantRow,
-        rules::{
-            Change, Rules,
-            usage::{self, Content},
+use crate::{
+    query::Paging,
+    user::{
+        authz::{
+            rows::GrantRow,
+            rules::{
+                AccessRules, Change,
+                usage::{self, GrantDigest},
+            },
+            state::Authz,
         },
-        state::Authz,
+        shared::{quote::quote, rows::ALL_APPS},
     },
-    shared::{rows::ALL_APPS, shown::shown},
 };
 
 /// A grant or permit to be saved.
-struct Wanted {
+struct GrantInput {
     id: String,
     permission_id: String,
     slugs: Vec<String>,
@@ -37,7 +39,7 @@ struct Wanted {
 }
 
 pub async fn save(cx: Cx<Authz>, Body(request): Body<SaveGrantsRequest>) -> Result<Json<Empty>> {
-    let wanted = request.grants.into_iter().map(|grant| Wanted {
+    let wanted = request.grants.into_iter().map(|grant| GrantInput {
         id: grant.id,
         permission_id: grant.permission_id,
         slugs: grant.slugs,
@@ -57,7 +59,7 @@ pub fn may_save_permits(cx: &Cx<Authz>, Body(request): &Body<SavePermitsRequest>
             &errors::PERMISSION_OF_ANOTHER,
             format!(
                 "only its owner or an admin may save a permit for `{}`; your permissions start with `{}:`",
-                shown(&foreign.permission),
+                quote(&foreign.permission),
                 caller.slug
             ),
         )),
@@ -74,7 +76,7 @@ pub async fn save_permits(cx: Cx<Authz>, Body(request): Body<SavePermitsRequest>
             ALL_APPS => return Err(Error::new(&errors::ADMINS_ONLY, "only admins may save permits for all apps")),
             host => cx.app_of_host(host)?.to_string(),
         };
-        wanted.push(Wanted {
+        wanted.push(GrantInput {
             id: permit.id,
             permission_id: permit.permission,
             slugs: permit.slugs,
@@ -85,24 +87,26 @@ pub async fn save_permits(cx: Cx<Authz>, Body(request): Body<SavePermitsRequest>
     save_all(&cx, wanted).await
 }
 
-async fn save_all(cx: &Cx<Authz>, mut wanted: Vec<Wanted>) -> Result<Json<Empty>> {
+async fn save_all(cx: &Cx<Authz>, mut wanted: Vec<GrantInput>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
-    for one in &mut wanted {
-        sort_names(one);
+    for input in &mut wanted {
+        sort_names(input);
     }
     // A grant is valid in all apps if the caller may save grants in all of them, otherwise in the caller's app.
-    let own = cx.known_account(&caller.user_id).await?;
+    let own = cx.require_account(&caller.user_id).await?;
     let may_everywhere = caller.is_admin() || cx.allows(&own.caller_in(ALL_APPS), GRANT_CREATE.id);
     if may_everywhere && !caller.is_admin() {
-        cx.request.audit.require_right(cx.rules().basis(&own.caller_in(ALL_APPS), GRANT_CREATE.id));
+        cx.request
+            .audit
+            .require_permission_guards(cx.rules().permission_guards(&own.caller_in(ALL_APPS), GRANT_CREATE.id));
     }
-    let usual_app = if may_everywhere { ALL_APPS } else { &*caller.app };
+    let default_app = if may_everywhere { ALL_APPS } else { &*caller.app };
     // The digests are computed before the rules are locked, since there may be very many names.
-    let fresh: Vec<(Wanted, GrantRow, Content)> = wanted
+    let fresh: Vec<(GrantInput, GrantRow, GrantDigest)> = wanted
         .into_iter()
         .map(|one| {
-            let row = cx.fresh(caller, &one, usual_app);
-            let content = usage::content(&row);
+            let row = cx.new_row(caller, &one, default_app);
+            let content = usage::grant_digest(&row);
             (one, row, content)
         })
         .collect();
@@ -111,9 +115,9 @@ async fn save_all(cx: &Cx<Authz>, mut wanted: Vec<Wanted>) -> Result<Json<Empty>
         let has = rules.usage(&caller.user_id);
         let mut saved = HashSet::new();
         for (one, row, content) in fresh {
-            one.app.as_deref().map_or(Ok(None), |app| cx.in_app(app))?;
-            match to_replace(rules, caller, &one.id) {
-                Some(before) => changes.push(Change::SaveGrant(replacing(before, one, row))),
+            one.app.as_deref().map_or(Ok(None), |app| cx.require_app(app))?;
+            match row_to_replace(rules, caller, &one.id) {
+                Some(before) => changes.push(Change::SaveGrant(merged_row(before, one, row))),
                 // A service saves the same permits at every start.
                 None if has.has_grant(&content) || !saved.insert(content) => {}
                 // An admin may have saved one under an id with the caller's slug.
@@ -134,10 +138,10 @@ async fn save_all(cx: &Cx<Authz>, mut wanted: Vec<Wanted>) -> Result<Json<Empty>
 
 impl Authz {
     /// The row to be created if none exists.
-    fn fresh(&self, caller: &Caller, one: &Wanted, usual_app: &str) -> GrantRow {
+    fn new_row(&self, caller: &Caller, one: &GrantInput, usual_app: &str) -> GrantRow {
         let now = self.now();
         GrantRow {
-            id: if one.id.is_empty() { self.platform.ids.next("grn") } else { own_id(caller, &one.id) },
+            id: if one.id.is_empty() { self.platform.ids.next("grn") } else { qualified_id(caller, &one.id) },
             permission_id: one.permission_id.clone(),
             slugs: one.slugs.clone(),
             role_ids: one.role_ids.clone().unwrap_or_default(),
@@ -150,7 +154,7 @@ impl Authz {
 }
 
 /// Keeps the roles, app and owner of the old row if the permission is the same; otherwise replaces them.
-fn replacing(before: &GrantRow, one: Wanted, row: GrantRow) -> GrantRow {
+fn merged_row(before: &GrantRow, one: GrantInput, row: GrantRow) -> GrantRow {
     let (id, created_at) = (before.id.clone(), before.created_at);
     if before.permission_id != row.permission_id {
         return GrantRow { id, created_at, ..row };
@@ -167,20 +171,20 @@ fn replacing(before: &GrantRow, one: Wanted, row: GrantRow) -> GrantRow {
 
 /// The id of a grant with a chosen id. Except for admins, it is prefixed with the account's slug, so that no account
 /// can occupy ids of another. Admins share ids, so that one can replace what another saved.
-fn own_id(caller: &Caller, id: &str) -> String {
+fn qualified_id(caller: &Caller, id: &str) -> String {
     let is_own = id.split_once(':').is_some_and(|(slug, _)| *slug == *caller.slug);
     if caller.is_admin() || is_own { id.to_owned() } else { format!("{}:{id}", caller.slug) }
 }
 
 /// The existing row that is replaced by saving under this id.
-fn to_replace<'a>(rules: &'a Rules, caller: &Caller, id: &str) -> Option<&'a GrantRow> {
+fn row_to_replace<'a>(rules: &'a AccessRules, caller: &Caller, id: &str) -> Option<&'a GrantRow> {
     let is_own = |row: &&Arc<GrantRow>| caller.is_admin() || *row.owner_id == *caller.user_id;
-    let found = [own_id(caller, id).as_str(), id].into_iter().find_map(|id| rules.grants.get(id).filter(is_own));
+    let found = [qualified_id(caller, id).as_str(), id].into_iter().find_map(|id| rules.grants.get(id).filter(is_own));
     found.map(AsRef::as_ref)
 }
 
-fn sort_names(one: &mut Wanted) {
-    for names in [Some(&mut one.slugs), one.role_ids.as_mut()].into_iter().flatten() {
+fn sort_names(input: &mut GrantInput) {
+    for names in [Some(&mut input.slugs), input.role_ids.as_mut()].into_iter().flatten() {
         names.sort();
         names.dedup();
     }
@@ -189,26 +193,27 @@ fn sort_names(one: &mut Wanted) {
 pub async fn list(cx: Cx<Authz>, Body(request): Body<ListGrantsRequest>) -> Result<Json<ListGrantsResponse>> {
     let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
     let is_grant = |row: &GrantRow| !row.slugs.is_empty() || row.role_ids.is_empty();
-    let (rows, next) = found(&cx, request.permission_id, request.slug, is_grant, paging)?;
+    let (rows, next) = find_page(&cx, request.permission_id, request.slug, is_grant, paging)?;
     Ok(Json(ListGrantsResponse { grants: rows.iter().map(|row| (&**row).into()).collect(), next }))
 }
 
 pub async fn list_permits(cx: Cx<Authz>, Body(request): Body<ListPermitsRequest>) -> Result<Json<ListPermitsResponse>> {
     let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
-    let (rows, next) = found(&cx, request.permission, request.slug, |_| true, paging)?;
+    let (rows, next) = find_page(&cx, request.permission, request.slug, |_| true, paging)?;
     Ok(Json(ListPermitsResponse { permits: rows.iter().map(|row| (&**row).into()).collect(), next }))
 }
 
 pub async fn delete(cx: Cx<Authz>, Path(id): Path<GrantId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
-    let account = cx.known_account(&caller.user_id).await?;
+    let account = cx.require_account(&caller.user_id).await?;
     cx.change_rules(&cx.request.audit, |rules| {
         // Looked up and checked under the lock: an id can match two rows, and the one that authorized the call may have
         // been deleted.
-        let own = named(rules, caller, &id).find(|row| *row.owner_id == *caller.user_id);
+        let own = candidates(rules, caller, &id).find(|row| *row.owner_id == *caller.user_id);
         let may_delete =
             |row: &&GrantRow| caller.is_admin() || rules.allow(&account.caller_in(&row.app), GRANT_CREATE.id);
-        let found = own.or_else(|| named(rules, caller, &id).find(may_delete)).ok_or_else(|| unknown(&id))?;
+        let found =
+            own.or_else(|| candidates(rules, caller, &id).find(may_delete)).ok_or_else(|| no_such_grant(&id))?;
         Ok((vec![Change::DeleteGrant(found.id.clone())], Batch::new()))
     })
     .await?;
@@ -219,25 +224,25 @@ pub async fn delete(cx: Cx<Authz>, Path(id): Path<GrantId>) -> Result<Json<Empty
 pub fn owner(cx: &Cx<Authz>, id: &GrantId) -> Result<String> {
     let (rules, caller) = (cx.rules(), cx.caller()?);
     let is_own = |row: &&GrantRow| *row.owner_id == *caller.user_id;
-    let found = named(&rules, caller, id).find(is_own).or_else(|| named(&rules, caller, id).next());
-    found.map(|row| row.owner_id.clone()).ok_or_else(|| unknown(id))
+    let found = candidates(&rules, caller, id).find(is_own).or_else(|| candidates(&rules, caller, id).next());
+    found.map(|row| row.owner_id.clone()).ok_or_else(|| no_such_grant(id))
 }
 
 /// The rows that this id may match: first the one that the caller would save under it, then the one listed with it.
-fn named<'a>(rules: &'a Rules, caller: &Caller, id: &GrantId) -> impl Iterator<Item = &'a GrantRow> {
-    let ids = [own_id(caller, &id.0), id.0.clone()];
+fn candidates<'a>(rules: &'a AccessRules, caller: &Caller, id: &GrantId) -> impl Iterator<Item = &'a GrantRow> {
+    let ids = [qualified_id(caller, &id.0), id.0.clone()];
     ids.into_iter().filter_map(|id| rules.grants.get(id.as_str()).map(AsRef::as_ref))
 }
 
-fn unknown(id: &GrantId) -> Error {
+fn no_such_grant(id: &GrantId) -> Error {
     Error::new(
         &errors::NO_SUCH_GRANT,
-        format!("there is no grant `{}`; POST /user-svc/permits lists their ids", shown(&id.0)),
+        format!("there is no grant `{}`; POST /user-svc/permits lists their ids", quote(&id.0)),
     )
 }
 
 /// Sorted by id, which is the order of creation.
-fn found(
+fn find_page(
     cx: &Cx<Authz>,
     permission: Option<String>,
     slug: Option<String>,
@@ -246,11 +251,11 @@ fn found(
 ) -> Result<(Vec<Arc<GrantRow>>, String)> {
     let (permission, slug) = (permission.filter(|id| !id.is_empty()), slug.filter(|slug| !slug.is_empty()));
     let rules = cx.rules();
-    let asked = |row: &&Arc<GrantRow>| {
+    let matches = |row: &&Arc<GrantRow>| {
         permission.as_ref().is_none_or(|id| row.permission_id == *id)
             && slug.as_ref().is_none_or(|slug| row.slugs.contains(slug))
             && fits(row)
     };
-    let rows = rules.grants.values().filter(asked).map(|row| ([row.id.as_str()], row.clone()));
+    let rows = rules.grants.values().filter(matches).map(|row| ([row.id.as_str()], row.clone()));
     paging.page(rows, "grants", "name a permission, a slug or a `limit`")
 }

@@ -13,8 +13,8 @@ use openorch_chassis::{Caller, Error, Result, audit::CallAudit};
 
 use crate::user::{
     authz::{
-        roles::{givable::may_give, organization::organization_of},
-        rules::Rules,
+        roles::{assignable::may_assign, organization::organization_of},
+        rules::AccessRules,
         state::Authz,
     },
     shared::rows::{DEFAULT_APP, UserRow},
@@ -22,8 +22,8 @@ use crate::user::{
 
 impl Authz {
     /// The caller with its current rights, and a check of the permission: both may have changed while the call waited.
-    pub async fn caller_now(&self, caller: &Caller, permission: &Permission) -> Result<Caller> {
-        let account = self.known_account(&caller.user_id).await?;
+    pub async fn current_caller(&self, caller: &Caller, permission: &Permission) -> Result<Caller> {
+        let account = self.require_account(&caller.user_id).await?;
         let Caller { session_id, audience, .. } = caller.clone();
         let now = Caller { session_id, audience, ..account.caller_in(&caller.app) };
         if !self.allows(&now, permission.id) {
@@ -45,12 +45,12 @@ impl Authz {
         permission: &Permission,
     ) -> Result<()> {
         let Some(account) = self.account(&user.id).await?.filter(|_| !caller.is_admin()) else { return Ok(()) };
-        let own = self.known_account(&caller.user_id).await?;
+        let own = self.require_account(&caller.user_id).await?;
         match account.managed_in().find(|app| !self.allows(&own.caller_in(app), permission.id)) {
             None => {
                 let rules = self.rules();
                 account.managed_in().for_each(|app| {
-                    call.require_right(rules.basis(&own.caller_in(app), permission.id));
+                    call.require_permission_guards(rules.permission_guards(&own.caller_in(app), permission.id));
                 });
                 Ok(())
             }
@@ -87,18 +87,18 @@ impl Authz {
             ));
         }
         self.require_management(call, caller, user, permission).await?;
-        let own = self.known_account(&caller.user_id).await?;
+        let own = self.require_account(&caller.user_id).await?;
         let rules = self.rules();
-        let powerful = powerful_roles(&rules);
+        let powerful = privileged_roles(&rules);
         // All apps, since an account may assign the roles under its slug in any app, and becomes a member of an app
         // through any organization that adds it.
         let apps = rules.apps.values().map(|row| &*row.id).chain(account.apps()).chain([DEFAULT_APP]);
         for app in apps {
-            let (theirs, own) = (with_givable_roles(account.caller_in(app), &powerful), own.caller_in(app));
-            let more = openorch_api::permissions()
+            let (theirs, own) = (with_assignable_roles(account.caller_in(app), &powerful), own.caller_in(app));
+            let excess = openorch_api::permissions()
                 .filter(|permission| !permission.granted_to.contains(&role::USER))
                 .find(|permission| rules.allow(&theirs, permission.id) && !rules.allow(&own, permission.id));
-            if let Some(permission) = more {
+            if let Some(permission) = excess {
                 return Err(Error::new(
                     &errors::ACCOUNT_MAY_MORE,
                     format!(
@@ -124,7 +124,7 @@ impl Authz {
 }
 
 /// Roles with permissions of built-in services, by link or permit. A permit may name roles that do not exist yet.
-fn powerful_roles(rules: &Rules) -> HashSet<&str> {
+fn privileged_roles(rules: &AccessRules) -> HashSet<&str> {
     let built_in: HashSet<&str> = openorch_api::permissions().map(|permission| permission.id).collect();
     let has_one = |role: &str| rules.permissions_of(role).any(|id| built_in.contains(&**id));
     let linked = rules.roles.keys().map(|role| &**role).filter(|role| has_one(role));
@@ -134,8 +134,9 @@ fn powerful_roles(rules: &Rules) -> HashSet<&str> {
 
 /// The caller with the privileged roles that it could assign to itself, such as those under its slug and of
 /// organizations that it administers, to which an admin may have added platform rights.
-fn with_givable_roles(caller: Caller, powerful: &HashSet<&str>) -> Caller {
-    let givable = powerful.iter().filter(|role| may_give(&caller, role, &caller.app) || could_found(&caller, role));
+fn with_assignable_roles(caller: Caller, powerful: &HashSet<&str>) -> Caller {
+    let givable =
+        powerful.iter().filter(|role| may_assign(&caller, role, &caller.app) || is_of_own_organization(&caller, role));
     let mut roles: Vec<Box<str>> = caller.roles.iter().cloned().chain(givable.map(|role| (**role).into())).collect();
     roles.sort();
     roles.dedup();
@@ -149,7 +150,7 @@ fn with_givable_roles(caller: Caller, powerful: &HashSet<&str>) -> Caller {
 
 /// Whether the role belongs to an organization with an id under the caller's slug. A permit may name an organization
 /// that does not exist yet, and only this account or an admin can create it.
-fn could_found(caller: &Caller, role: &str) -> bool {
+fn is_of_own_organization(caller: &Caller, role: &str) -> bool {
     let owner = organization_of(role).and_then(|id| id.split_once(':'));
     owner.is_some_and(|(slug, _)| *slug == *caller.slug)
 }

@@ -12,9 +12,9 @@ use openorch_chassis::{Caller, Error, Result};
 use crate::user::{
     authz::{
         rows::PermissionRow,
-        rules::{Change, Rules, usage},
+        rules::{AccessRules, Change, usage},
     },
-    shared::shown::shown,
+    shared::quote::quote,
 };
 
 /// Maximum number of permissions of one account in a role.
@@ -23,7 +23,7 @@ pub const MAX_PERMISSIONS: usize = 1000;
 const MAX_IN_FOREIGN_ROLE: usize = 100;
 
 /// Checks an id chosen by the caller: `<its slug>:…`, each part of letters, digits, `_`, `.` and `-`.
-pub fn own_id(caller: &Caller, what: &str, id: &str) -> Result<()> {
+pub fn check_id_prefix(caller: &Caller, what: &str, id: &str) -> Result<()> {
     match id.split_once(':') {
         Some((slug, _)) if *slug == *caller.slug => Ok(()),
         _ => Err(Error::new(
@@ -35,7 +35,12 @@ pub fn own_id(caller: &Caller, what: &str, id: &str) -> Result<()> {
 
 /// Requires the permission unless the caller is the owner. Repeated under the lock of the rules, since rights may have
 /// changed while the caller waited.
-pub fn refuse_stranger(caller: &Caller, rules: &Rules, owner_id: &str, permission: &Permission) -> Result<()> {
+pub fn require_owner_or_permission(
+    caller: &Caller,
+    rules: &AccessRules,
+    owner_id: &str,
+    permission: &Permission,
+) -> Result<()> {
     if *owner_id == *caller.user_id || rules.allow(caller, permission.id) {
         return Ok(());
     }
@@ -43,16 +48,16 @@ pub fn refuse_stranger(caller: &Caller, rules: &Rules, owner_id: &str, permissio
 }
 
 /// Only the owner of a permission and admins may link it to roles.
-pub fn may_link(caller: &Caller, rules: &Rules, id: &str) -> Result<()> {
-    let row = known_permission(rules, id)?;
+pub fn check_may_link(caller: &Caller, rules: &AccessRules, id: &str) -> Result<()> {
+    let row = find_permission(rules, id)?;
     if *row.owner_id != *caller.user_id && !caller.is_admin() {
         return Err(Error::new(&errors::PERMISSION_OF_ANOTHER, format!("not an owner of the permission `{id}`")));
     }
     Ok(())
 }
 
-pub fn known_permission<'a>(rules: &'a Rules, id: &str) -> Result<&'a PermissionRow> {
-    let shown = shown(id);
+pub fn find_permission<'a>(rules: &'a AccessRules, id: &str) -> Result<&'a PermissionRow> {
+    let shown = quote(id);
     rules.permissions.get(id).map(AsRef::as_ref).ok_or_else(|| {
         Error::new(
             &errors::NO_SUCH_PERMISSION,
@@ -63,31 +68,32 @@ pub fn known_permission<'a>(rules: &'a Rules, id: &str) -> Result<&'a Permission
 
 /// Limits how many of its permissions an account may add to a role. Permissions of other accounts are not counted, or
 /// they could prevent the owner from adding any; nor are permissions removed by the same change.
-pub fn refuse_too_many_links(caller: &Caller, rules: &Rules, changes: &[Change]) -> Result<()> {
-    let mut fresh: HashMap<&str, HashSet<&str>> = HashMap::new();
-    let mut gone = HashSet::new();
+pub fn check_link_quota(caller: &Caller, rules: &AccessRules, changes: &[Change]) -> Result<()> {
+    let mut added: HashMap<&str, HashSet<&str>> = HashMap::new();
+    let mut removed = HashSet::new();
     for change in changes {
         match change {
-            Change::Link(link) => _ = fresh.entry(&link.role_id).or_default().insert(&link.permission_id),
-            Change::Unlink(link) => _ = gone.insert((link.role_id.as_str(), link.permission_id.as_str())),
+            Change::Link(link) => _ = added.entry(&link.role_id).or_default().insert(&link.permission_id),
+            Change::Unlink(link) => _ = removed.insert((link.role_id.as_str(), link.permission_id.as_str())),
             _ => {}
         }
     }
     if !usage::is_limited(caller) {
         return Ok(());
     }
-    for (role, permissions) in &fresh {
+    for (role, permissions) in &added {
         let is_foreign = rules.roles.get(*role).is_some_and(|row| *row.owner_id != *caller.user_id);
-        let (most, whose) = match is_foreign {
+        let (max, subject) = match is_foreign {
             true => (MAX_IN_FOREIGN_ROLE, "another account's role"),
             false => (MAX_PERMISSIONS, "a role"),
         };
         let is_own = |id: &str| rules.permissions.get(id).is_some_and(|row| *row.owner_id == *caller.user_id);
-        let stays = |id: &&Arc<str>| !permissions.contains(&***id) && !gone.contains(&(*role, &***id)) && is_own(id);
-        if rules.permissions_of(role).filter(stays).count() + permissions.len() > most {
+        let remains =
+            |id: &&Arc<str>| !permissions.contains(&***id) && !removed.contains(&(*role, &***id)) && is_own(id);
+        if rules.permissions_of(role).filter(remains).count() + permissions.len() > max {
             return Err(Error::new(
                 &errors::QUOTA_REACHED,
-                format!("{whose} may have at most {most} permissions of one account; create another role"),
+                format!("{subject} may have at most {max} permissions of one account; create another role"),
             ));
         }
     }

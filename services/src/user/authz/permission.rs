@@ -11,7 +11,7 @@ use openorch_chassis::{Cx, Error, Result};
 use openorch_store::Batch;
 
 use crate::user::authz::{
-    ownership::{known_permission, may_link, own_id, refuse_stranger, refuse_too_many_links},
+    ownership::{check_id_prefix, check_link_quota, check_may_link, find_permission, require_owner_or_permission},
     rows::{PermissionLinkRow, PermissionRow},
     rules::Change,
     state::Authz,
@@ -20,15 +20,15 @@ use crate::user::authz::{
 pub async fn save(cx: Cx<Authz>, Body(request): Body<SavePermissionsRequest>) -> Result<Json<SavePermissionsResponse>> {
     let caller = cx.caller()?;
     for input in &request.permissions {
-        own_id(caller, "permission", &input.id)?;
+        check_id_prefix(caller, "permission", &input.id)?;
     }
     let now = cx.now();
     let mut saved = Vec::new();
     cx.change_rules_of(&cx, |rules| {
         let mut changes = Vec::new();
         for input in request.permissions {
-            let known = rules.permissions.get(input.id.as_str());
-            if known.is_some_and(|row| *row.owner_id != *caller.user_id) {
+            let existing = rules.permissions.get(input.id.as_str());
+            if existing.is_some_and(|row| *row.owner_id != *caller.user_id) {
                 return Err(Error::new(
                     &errors::PERMISSION_OF_ANOTHER,
                     format!("cannot update unowned permission `{}`", input.id),
@@ -39,12 +39,12 @@ pub async fn save(cx: Cx<Authz>, Body(request): Body<SavePermissionsRequest>) ->
                 name: input.name,
                 description: input.description,
                 owner_id: caller.user_id.to_string(),
-                created_at: known.map_or(now, |row| row.created_at),
+                created_at: existing.map_or(now, |row| row.created_at),
                 updated_at: now,
             };
             saved.push((&row).into());
             // A service saves the same permissions at every start.
-            if known.is_none_or(|known| (&known.name, &known.description) != (&row.name, &row.description)) {
+            if existing.is_none_or(|known| (&known.name, &known.description) != (&row.name, &row.description)) {
                 changes.push(Change::SavePermission(row));
             }
         }
@@ -63,7 +63,7 @@ pub async fn delete(cx: Cx<Authz>, Path(id): Path<PermissionId>) -> Result<Json<
     }
     let caller = cx.caller()?;
     cx.change_rules(&cx.request.audit, |rules| {
-        refuse_stranger(caller, rules, &known_permission(rules, &id.0)?.owner_id, &PERMISSION_DELETE)?;
+        require_owner_or_permission(caller, rules, &find_permission(rules, &id.0)?.owner_id, &PERMISSION_DELETE)?;
         Ok((rules.without_permission(&id.0), Batch::new()))
     })
     .await?;
@@ -78,13 +78,13 @@ pub async fn assign(cx: Cx<Authz>, Body(request): Body<AssignPermissionsRequest>
             if !rules.roles.contains_key(link.role_id.as_str()) {
                 return Err(Error::new(&errors::NO_SUCH_ROLE, format!("cannot find role `{}`", link.role_id)));
             }
-            may_link(caller, rules, &link.permission_id)?;
+            check_may_link(caller, rules, &link.permission_id)?;
             if !rules.role_has(&link.role_id, &link.permission_id) {
                 changes
                     .push(Change::Link(PermissionLinkRow { permission_id: link.permission_id, role_id: link.role_id }));
             }
         }
-        refuse_too_many_links(caller, rules, &changes)?;
+        check_link_quota(caller, rules, &changes)?;
         Ok((changes, Batch::new()))
     })
     .await?;
@@ -93,5 +93,5 @@ pub async fn assign(cx: Cx<Authz>, Body(request): Body<AssignPermissionsRequest>
 
 /// The owner of a permission, for operations that exempt the owner.
 pub fn owner(authz: &Authz, id: &PermissionId) -> Result<String> {
-    known_permission(&authz.rules(), &id.0).map(|row| row.owner_id.clone())
+    find_permission(&authz.rules(), &id.0).map(|row| row.owner_id.clone())
 }

@@ -102,12 +102,12 @@ impl RoleLinkRow {
     }
 
     /// Sets the assigner.
-    pub fn by(self, giver: &Caller) -> RoleLinkRow {
+    pub fn assigned_by(self, giver: &Caller) -> RoleLinkRow {
         RoleLinkRow { created_by: giver.user_id.to_string(), by_admin: giver.is_admin(), ..self }
     }
 
     /// Takes assigner and contact from a pending role.
-    pub fn by_contact_of(self, row: &ContactEnrollRow) -> RoleLinkRow {
+    pub fn from_pending(self, row: &ContactEnrollRow) -> RoleLinkRow {
         RoleLinkRow {
             created_at: row.created_at,
             created_by: row.created_by.clone(),
@@ -119,7 +119,7 @@ impl RoleLinkRow {
     }
 
     /// The pending role from which it was created, if assigned by contact.
-    pub fn waiting(&self) -> Option<ContactEnrollRow> {
+    pub fn to_pending(&self) -> Option<ContactEnrollRow> {
         Some(ContactEnrollRow {
             contact: self.by_contact.clone()?,
             role_id: self.role_id.clone(),

@@ -11,7 +11,7 @@ use crate::user::{
     authz::{
         accounts::{account::Account, cache::AccountCache},
         rows::{CONTACT_ENROLLS, ContactEnrollRow, ROLE_LINKS, RoleLinkRow},
-        rules::{Rules, tables::RuleTables, usage::AccessLimits},
+        rules::{AccessRules, tables::RuleTables, usage::AccessLimits},
     },
     shared::{accounts::Accounts, commits::Commits, settings::UserSettings},
 };
@@ -21,10 +21,10 @@ pub struct Authz {
     pub commits: Arc<Commits>,
     pub accounts: Accounts,
     pub cache: AccountCache,
-    rules: ArcSwap<Rules>,
+    rules: ArcSwap<AccessRules>,
     pub rule_tables: RuleTables,
     /// Held while the rules change; true if the last change has an unknown outcome.
-    pub rule_changes: tokio::sync::Mutex<bool>,
+    pub change_lock: tokio::sync::Mutex<bool>,
     pub role_links: Table<RoleLinkRow>,
     /// Pending roles for contacts.
     pub contact_enrolls: Table<ContactEnrollRow>,
@@ -38,7 +38,7 @@ impl Authz {
         platform: &Platform,
         commits: Arc<Commits>,
         accounts: Accounts,
-        rules: Rules,
+        rules: AccessRules,
         settings: &UserSettings,
     ) -> Authz {
         Authz {
@@ -47,10 +47,10 @@ impl Authz {
             cache: AccountCache::new(settings.max_cache_entries),
             rules: ArcSwap::from_pointee(rules),
             rule_tables: RuleTables::new(&platform.store),
-            rule_changes: tokio::sync::Mutex::new(false),
+            change_lock: tokio::sync::Mutex::new(false),
             role_links: platform.table(&ROLE_LINKS),
             contact_enrolls: platform.table(&CONTACT_ENROLLS),
-            limits: AccessLimits::of(settings),
+            limits: AccessLimits::from_settings(settings),
             permission_cache_ttl: settings.permission_cache_ttl,
             platform: platform.clone(),
         }
@@ -61,7 +61,7 @@ impl Authz {
         let (authz, limit) = (Arc::downgrade(self), self.limits.total_bytes as u64);
         let metrics = &self.platform.metrics;
         metrics.gauge("access_rule_bytes", "Estimated memory of the access rules in bytes", move || {
-            authz.upgrade().map(|authz| authz.check_rules().bytes() as u64)
+            authz.upgrade().map(|authz| authz.load_rules().bytes() as u64)
         });
         metrics
             .gauge("access_rule_bytes_limit", "Limit on the memory of the access rules in bytes", move || Some(limit));
@@ -72,22 +72,22 @@ impl Authz {
     }
 
     /// The current rules, for a short check.
-    pub fn check_rules(&self) -> arc_swap::Guard<Arc<Rules>> {
+    pub fn load_rules(&self) -> arc_swap::Guard<Arc<AccessRules>> {
         self.rules.load()
     }
 
     /// The current rules, for longer use.
-    pub fn rules(&self) -> Arc<Rules> {
+    pub fn rules(&self) -> Arc<AccessRules> {
         self.rules.load_full()
     }
 
-    pub fn set_rules(&self, rules: Rules) {
+    pub fn set_rules(&self, rules: AccessRules) {
         self.rules.store(Arc::new(rules));
     }
 
     /// Whether a caller has a permission.
     pub fn allows(&self, caller: &Caller, permission: &str) -> bool {
-        self.check_rules().allow(caller, permission)
+        self.load_rules().allow(caller, permission)
     }
 
     /// The account with its roles, from memory or the store.
@@ -96,7 +96,7 @@ impl Authz {
     }
 
     /// The account of a token.
-    pub async fn known_account(&self, user_id: &str) -> Result<Arc<Account>> {
+    pub async fn require_account(&self, user_id: &str) -> Result<Arc<Account>> {
         self.account(user_id)
             .await?
             .ok_or_else(|| Error::new(&access::ACCOUNT_GONE, "the account of this token was deleted"))
@@ -107,7 +107,7 @@ impl Authz {
         let rules = self.rules();
         let Some(Stored { value: user, .. }) = self.accounts.users.get(user_id).await? else { return Ok(None) };
         let links = self.role_links.find(&Query::all().equals("userId", user_id)).await?;
-        let counts = |link: &RoleLinkRow| !rules.going.contains(link.role_id.as_str());
+        let counts = |link: &RoleLinkRow| !rules.deleting.contains(link.role_id.as_str());
         let links: Vec<RoleLinkRow> = links.into_iter().map(|link| link.value).filter(counts).collect();
         Ok(Some(Account::new(&user, &links)))
     }

@@ -19,13 +19,13 @@ use crate::user::{
     authz::{
         apps::by_id,
         rows::{APPS, AppRow, CONTACT_ENROLLS, GrantRow, ROLE_LINKS},
-        rules::{Change, Rules},
+        rules::{AccessRules, Change},
     },
     directory::{
         rows::{INVITATIONS, ORGANIZATIONS},
         state::Directory,
     },
-    shared::{rows::DEFAULT_APP, shown::shown},
+    shared::{quote::quote, rows::DEFAULT_APP},
 };
 
 /// Apps are cached in memory with the access rules.
@@ -34,7 +34,7 @@ const MAX_APPS: usize = 10_000;
 const MAX_HOST_BYTES: usize = 253 + 6;
 /// What belongs to an app in this service, except permits, which are access rules. All have a field `app`, and each
 /// commit that writes one requires that the app exists, see `Authz::require_app`.
-const BELONGINGS: &[(&str, &str)] = &[
+const OWNED_COLLECTIONS: &[(&str, &str)] = &[
     (ROLE_LINKS.name, "roles assigned to accounts"),
     (CONTACT_ENROLLS.name, "pending roles for contacts"),
     (SESSIONS.name, "sessions"),
@@ -42,7 +42,7 @@ const BELONGINGS: &[(&str, &str)] = &[
     (INVITATIONS.name, "invitations"),
 ];
 /// Collections to which any account may add rows in any app.
-const PLAIN: [&str; 2] = [ROLE_LINKS.name, CONTACT_ENROLLS.name];
+const OPEN_COLLECTIONS: [&str; 2] = [ROLE_LINKS.name, CONTACT_ENROLLS.name];
 
 pub fn may_list(cx: &Cx<Directory>, Body(request): &Body<ListAppsRequest>) -> Result<()> {
     if names_apps(request) || cx.authz.allows(cx.caller()?, APP_MULTI_VIEW.id) {
@@ -80,7 +80,7 @@ pub async fn update(cx: Cx<Directory>, Body(request): Body<UpdateAppRequest>) ->
         // Allows a client to send back the default app as listed.
         return Ok(Json(UpdateAppResponse { app: cx.authz.app(DEFAULT_APP) }));
     }
-    let host = checked_host(&request.new_host)?;
+    let host = parse_host(&request.new_host)?;
     let now = cx.now();
     let mut answer = UpdateAppResponse::default();
     cx.authz
@@ -114,7 +114,7 @@ pub async fn update(cx: Cx<Directory>, Body(request): Body<UpdateAppRequest>) ->
                 updated_at: now,
             };
             answer = UpdateAppResponse { app: (&row).into() };
-            cx.request.audit.tell_answer(&answer)?;
+            cx.request.audit.set_answer(&answer)?;
             let fresh = Guard::Absent { collection: APPS.name, id: row.id.clone() };
             let batch = if before.is_none() { Batch::new().require(fresh) } else { Batch::new() };
             Ok((vec![Change::SaveApp(row)], batch))
@@ -140,32 +140,32 @@ pub async fn delete(
         let host = by_id(&cx.authz.rules(), &id.0)?.host.clone();
         let admins = cx.admins().await?;
         if !request.cascade {
-            refuse_filled(&host, cx.left_in(&id.0, &admins).await?)?;
+            require_empty(&host, cx.remaining_in(&id.0, &admins).await?)?;
         }
         let mut batch = Batch::new();
-        for (collection, _) in cx.belongings() {
-            let goes = match (request.cascade, PLAIN.contains(collection)) {
+        for (collection, _) in cx.owned_collections() {
+            let filters = match (request.cascade, OPEN_COLLECTIONS.contains(collection)) {
                 (true, _) => of_app(&id.0),
-                (false, true) => [of_app(&id.0), given_by_plain()].concat(),
+                (false, true) => [of_app(&id.0), not_assigned_by_admins()].concat(),
                 (false, false) => continue,
             };
             // Organizations are deleted with tombstones, see below.
             if *collection != ORGANIZATIONS.name {
-                cx.authz.clear(&cx.request.audit, collection, &goes).await?;
-                batch.push(Write::DeleteWhere { collection, filters: goes });
+                cx.authz.delete_in_batches(&cx.request.audit, collection, &filters).await?;
+                batch.push(Write::DeleteWhere { collection, filters });
             }
         }
         if request.cascade {
             batch.0.extend(cx.without_organizations_of(by, &id.0).await?.0);
         }
-        for (collection, _) in cx.belongings() {
+        for (collection, _) in cx.owned_collections() {
             batch.push(Write::Require(Guard::at_most(collection, of_app(&id.0), 0)));
         }
         cx.authz
             .change_rules(&cx.request.audit, |rules| {
                 by_id(rules, &id.0)?;
                 if !request.cascade {
-                    refuse_filled(&host, permits_of_admins(rules, &id.0, &admins))?;
+                    require_empty(&host, permits_of_admins(rules, &id.0, &admins))?;
                 }
                 let permits = permits_in(rules, &id.0).map(|row| Change::DeleteGrant(row.id.clone()));
                 Ok((permits.chain([Change::DeleteApp(id.0.clone())]).collect(), batch))
@@ -175,13 +175,13 @@ pub async fn delete(
     .await;
     // Also for accounts that joined concurrently, and if the outcome is unknown.
     cx.authz.cache.all_rights_changed();
-    cx.authn.sessions.cache.forget_all();
+    cx.authn.sessions.cache.clear();
     cx.app_deletion_hooks.iter().for_each(|hook| hook.app_deleted());
     outcome?;
     Ok(Json(Empty {}))
 }
 
-fn refuse_filled(host: &str, left: Vec<String>) -> Result<()> {
+fn require_empty(host: &str, left: Vec<String>) -> Result<()> {
     if left.is_empty() {
         return Ok(());
     }
@@ -198,27 +198,29 @@ fn of_app(id: &str) -> Vec<Filter> {
     vec![Filter::equals("app", id)]
 }
 
-fn permits_in<'a>(rules: &'a Rules, app: &str) -> impl Iterator<Item = &'a Arc<GrantRow>> {
+fn permits_in<'a>(rules: &'a AccessRules, app: &str) -> impl Iterator<Item = &'a Arc<GrantRow>> {
     rules.grants.values().filter(move |row| row.app == app)
 }
 
-fn permits_of_admins(rules: &Rules, app: &str, admins: &HashSet<String>) -> Vec<String> {
+fn permits_of_admins(rules: &AccessRules, app: &str, admins: &HashSet<String>) -> Vec<String> {
     let count = permits_in(rules, app).filter(|row| admins.contains(&row.owner_id)).count();
     (count > 0).then(|| format!("{count} permits")).into_iter().collect()
 }
 
 /// Roles assigned by accounts other than admins, which do not make anyone a member of the app.
-fn given_by_plain() -> Vec<Filter> {
+fn not_assigned_by_admins() -> Vec<Filter> {
     vec![Filter::equals("byAdmin", false), Filter::range("createdBy", Some("!".into()), None)]
 }
 
 impl Directory {
     /// What prevents the deletion of an app. Scans rows of all apps, since apps are rarely deleted.
-    async fn left_in(&self, app: &str, admins: &HashSet<String>) -> Result<Vec<String>> {
+    async fn remaining_in(&self, app: &str, admins: &HashSet<String>) -> Result<Vec<String>> {
         let mut left = Vec::new();
-        for (collection, what) in self.belongings() {
-            let plain = match PLAIN.contains(collection) {
-                true => self.platform.store.count(collection, &[of_app(app), given_by_plain()].concat()).await?,
+        for (collection, what) in self.owned_collections() {
+            let plain = match OPEN_COLLECTIONS.contains(collection) {
+                true => {
+                    self.platform.store.count(collection, &[of_app(app), not_assigned_by_admins()].concat()).await?
+                }
                 false => 0,
             };
             let count = self.platform.store.count(collection, &of_app(app)).await?.saturating_sub(plain);
@@ -229,8 +231,8 @@ impl Directory {
     }
 
     /// What belongs to an app, here and in other services.
-    fn belongings(&self) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
-        BELONGINGS.iter().chain(self.app_deletion_hooks.iter().flat_map(|hook| hook.belongings()))
+    fn owned_collections(&self) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+        OWNED_COLLECTIONS.iter().chain(self.app_deletion_hooks.iter().flat_map(|hook| hook.collections()))
     }
 
     /// The ids of the admins.
@@ -245,7 +247,7 @@ fn default_app() -> App {
 }
 
 /// A host as sent by browsers: a name or an address in lower case, optionally with a port.
-fn checked_host(host: &str) -> Result<String> {
+fn parse_host(host: &str) -> Result<String> {
     let host = host.to_lowercase();
     let (name, port) = host.split_once(':').unwrap_or((&host, "1"));
     let fits = |label: &str| {
@@ -256,7 +258,7 @@ fn checked_host(host: &str) -> Result<String> {
     if host.len() > MAX_HOST_BYTES || !is_host || host == DEFAULT_APP {
         return Err(Error::invalid(format!(
             "`{}` is not a host; use a name such as `shop.example.com`, optionally with a port",
-            shown(&host)
+            quote(&host)
         )));
     }
     Ok(host)
@@ -264,7 +266,7 @@ fn checked_host(host: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::checked_host;
+    use super::parse_host;
 
     #[test]
     fn hosts_are_names_with_or_without_a_port() {
@@ -282,7 +284,7 @@ mod tests {
             ("shop.com/path", None),
             ("a b", None),
         ] {
-            assert_eq!(checked_host(host).ok().as_deref(), want, "{host}");
+            assert_eq!(parse_host(host).ok().as_deref(), want, "{host}");
         }
     }
 }

@@ -11,10 +11,10 @@ use openorch_chassis::{Cx, Error, Result, service::retry};
 use openorch_store::{Batch, Stored};
 
 use crate::user::{
-    authn::{otp::codes::Expected, rows::OtpPurpose},
+    authn::{otp::codes::OtpChallenge, rows::OtpPurpose},
     directory::state::Directory,
     shared::{
-        contact_address::{check_value, normal},
+        contact_address::{check_value, normalize},
         rows::{ContactRow, UserRow},
     },
 };
@@ -25,13 +25,13 @@ const MAX_CONTACTS: usize = 16;
 pub async fn verify(cx: Cx<Directory>, Body(request): Body<VerifyContactRequest>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     let user_id = &*caller.user_id;
-    let expected = Expected { purpose: OtpPurpose::Verify, user_id, contact: None, app: &caller.app };
+    let expected = OtpChallenge { purpose: OtpPurpose::Verify, user_id, contact: None, app: &caller.app };
     retry(|| async {
-        let code = cx.authn.codes.redeem(&request.otp_id, &request.otp_code, &expected).await?;
+        let code = cx.authn.codes.verify(&request.otp_id, &request.otp_code, &expected).await?;
         let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token was deleted");
         let Stored { version, value: mut user, .. } = cx.accounts.users.get(user_id).await?.ok_or_else(gone)?;
-        let id = normal(&code.value.contact);
-        user.contacts.retain(|contact| normal(&contact.value) != id);
+        let id = normalize(&code.value.contact);
+        user.contacts.retain(|contact| normalize(&contact.value) != id);
         if user.contacts.len() >= MAX_CONTACTS {
             return Err(Error::new(
                 &errors::TOO_MANY_CONTACTS,
@@ -45,8 +45,8 @@ pub async fn verify(cx: Cx<Directory>, Body(request): Body<VerifyContactRequest>
         let batch = Batch::new()
             .with(cx.authn.codes.rows.delete(&code.id, Some(code.version)))
             .with(cx.accounts.users.replace(&user.id, &user, Some(version))?);
-        let (batch, displaced) = cx.take_contact(batch, &user, &id, true).await?;
-        let batch = cx.authz.give_waiting(batch, &user.id, &id, &[]).await?;
+        let (batch, displaced) = cx.assign_contact(batch, &user, &id, true).await?;
+        let batch = cx.authz.apply_pending(batch, &user.id, &id, &[]).await?;
         let forget = || {
             displaced.iter().for_each(|id| cx.authz.cache.profile_changed(id));
             cx.authz.cache.rights_changed(user_id);
@@ -62,9 +62,9 @@ pub async fn remove(cx: Cx<Directory>, Path(id): Path<ContactId>) -> Result<Json
     retry(|| async {
         let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token was deleted");
         let Stored { version, value: mut user, .. } = cx.accounts.users.get(user_id).await?.ok_or_else(gone)?;
-        let id = normal(&id.0);
+        let id = normalize(&id.0);
         let before = user.contacts.len();
-        user.contacts.retain(|contact| normal(&contact.value) != id);
+        user.contacts.retain(|contact| normalize(&contact.value) != id);
         if user.contacts.len() == before {
             return Err(Error::new(&errors::NO_SUCH_CONTACT, "you have no such contact"));
         }
@@ -81,7 +81,7 @@ pub async fn remove(cx: Cx<Directory>, Path(id): Path<ContactId>) -> Result<Json
 
 impl Directory {
     /// The contact of a new account. The caller's claim of verification is ignored.
-    pub fn checked_contact(&self, contact: &ContactInput) -> Result<Option<Contact>> {
+    pub fn parse_contact(&self, contact: &ContactInput) -> Result<Option<Contact>> {
         if contact.value.is_empty() {
             return Ok(None);
         }
@@ -94,7 +94,7 @@ impl Directory {
     fn contact(&self, platform: &str, value: &str) -> Contact {
         let now = self.now();
         Contact {
-            id: normal(value),
+            id: normalize(value),
             created_at: now,
             updated_at: now,
             platform: platform.to_owned(),
@@ -106,14 +106,19 @@ impl Directory {
     /// Adds the contacts of a new account to the batch that creates it; returns the accounts that lose one. An
     /// unverified contact of another account is refused if the creator may know that (`reveals_owner`), otherwise it stays
     /// unowned.
-    pub async fn take_contacts(&self, mut batch: Batch, user: &UserRow, tells: bool) -> Result<(Batch, Vec<String>)> {
+    pub async fn assign_contacts(
+        &self,
+        mut batch: Batch,
+        user: &UserRow,
+        reveals_owner: bool,
+    ) -> Result<(Batch, Vec<String>)> {
         let mut displaced = Vec::new();
         for contact in &user.contacts {
-            let id = normal(&contact.value);
-            if !contact.verified && !tells && self.accounts.contacts.get(&id).await?.is_some() {
+            let id = normalize(&contact.value);
+            if !contact.verified && !reveals_owner && self.accounts.contacts.get(&id).await?.is_some() {
                 continue;
             }
-            let (with, loser) = self.take_contact(batch, user, &id, contact.verified).await?;
+            let (with, loser) = self.assign_contact(batch, user, &id, contact.verified).await?;
             batch = with;
             displaced.extend(loser);
         }
@@ -121,7 +126,7 @@ impl Directory {
     }
 
     /// Assigns a contact to the account. Unverified ownership by another account yields to verified ownership.
-    async fn take_contact(
+    async fn assign_contact(
         &self,
         mut batch: Batch,
         user: &UserRow,
@@ -141,7 +146,7 @@ impl Directory {
             return Ok((batch, None));
         }
         if let Some(Stored { version, value: mut other, .. }) = self.accounts.users.get(&known.value.user_id).await? {
-            other.contacts.retain(|contact| normal(&contact.value) != id);
+            other.contacts.retain(|contact| normalize(&contact.value) != id);
             batch.push(self.accounts.users.replace(&other.id, &other, Some(version))?);
         }
         Ok((batch, Some(known.value.user_id)))

@@ -13,21 +13,23 @@ use openorch_chassis::{Caller, Cx, Error, Result, ids::random_text, service::ret
 use openorch_store::{Batch, Filter, Guard, Query as Asked, Stored};
 use sha2::{Digest, Sha256};
 
-use crate::query::{Paging, place_by_id};
-use crate::user::{
-    authz::{
-        guards::{still_gives, still_gives_role},
-        roles::givable::refuse_foreign_roles,
-        rules::usage,
+use crate::{
+    query::{Paging, cursor_by_id},
+    user::{
+        authz::{
+            guards::{assigner_guards, assignment_guard},
+            roles::assignable::check_initial_roles,
+            rules::usage,
+        },
+        directory::{
+            rows::{INVITATIONS, InvitationRow},
+            state::Directory,
+        },
+        shared::settings::Registration,
     },
-    directory::{
-        rows::{INVITATIONS, InvitationRow},
-        state::Directory,
-    },
-    shared::settings::Registration,
 };
 
-const DEFAULT_SECONDS: u64 = 7 * 24 * 3600;
+const DEFAULT_LIFETIME_SECONDS: u64 = 7 * 24 * 3600;
 /// Limit for accounts other than admins.
 const MAX_INVITATIONS: u64 = 1000;
 /// About 142 bits, so a code cannot be guessed.
@@ -44,7 +46,7 @@ pub async fn create(
              OPENORCH_REGISTRATION=invite; or create the account yourself with POST /user-svc/user",
         ));
     }
-    let seconds = request.expires_in.unwrap_or(DEFAULT_SECONDS);
+    let seconds = request.expires_in.unwrap_or(DEFAULT_LIFETIME_SECONDS);
     let uses = request.uses.unwrap_or(1);
     let mut role_ids = request.role_ids.unwrap_or_else(|| vec![role::USER.to_owned()]);
     role_ids.sort();
@@ -55,7 +57,7 @@ pub async fn create(
         }
     }
     let caller = cx.caller()?;
-    refuse_foreign_roles(caller, &role_ids, &caller.app)?;
+    check_initial_roles(caller, &role_ids, &caller.app)?;
     let now = cx.now();
     let expires_at = now.0.checked_add(jiff::SignedDuration::from_secs(seconds as i64)).map_err(Error::internal)?;
     let code = random_text(CODE_LENGTH);
@@ -72,7 +74,7 @@ pub async fn create(
     };
     retry(|| async {
         let mut batch: Batch =
-            cx.authz.in_app(&row.app)?.into_iter().chain([cx.invitations.create(&row.id, &row)?]).collect();
+            cx.authz.require_app(&row.app)?.into_iter().chain([cx.invitations.create(&row.id, &row)?]).collect();
         if usage::is_limited(caller) {
             let own = vec![Filter::equals("createdById", &*caller.user_id)];
             if cx.invitations.count(&own).await? >= MAX_INVITATIONS {
@@ -94,11 +96,11 @@ pub async fn list(cx: Cx<Directory>, Query(request): Query<PageRequest>) -> Resu
     let caller = cx.caller()?;
     let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
     let all = Asked::all();
-    let mut asked = if caller.is_admin() { all } else { all.equals("app", &*caller.app) };
-    asked = asked.limit(paging.limit as u64 + u64::from(!paging.is_page));
-    asked.after = place_by_id(paging.after.clone())?;
-    let page = cx.invitations.page(&asked).await?;
-    paging.refuse_long(page.items.len(), "invitations", "name a `limit`")?;
+    let mut query = if caller.is_admin() { all } else { all.equals("app", &*caller.app) };
+    query = query.limit(paging.limit as u64 + u64::from(!paging.is_page));
+    query.after = cursor_by_id(paging.after.clone())?;
+    let page = cx.invitations.page(&query).await?;
+    paging.check_length(page.items.len(), "invitations", "name a `limit`")?;
     let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
     Ok(Json(ListInvitationsResponse {
         invitations: page.items.into_iter().map(|row| row.value.into()).collect(),
@@ -130,8 +132,8 @@ pub struct Redeemable {
 
 impl Directory {
     /// The valid invitation to an app with this code. Its creator must still have the right to create it.
-    pub async fn invitation(&self, app: &str, code: &str) -> Result<Redeemable> {
-        let refused = || {
+    pub async fn valid_invitation(&self, app: &str, code: &str) -> Result<Redeemable> {
+        let invalid = || {
             Error::new(
                 &errors::INVITATION_NOT_VALID,
                 "this invitation is unknown, expired or used up, or its creator may no longer assign its roles; ask \
@@ -139,33 +141,33 @@ impl Directory {
             )
         };
         let found = self.invitations.find(&Asked::all().equals("codeHash", hash(code))).await?;
-        let holds = |row: &InvitationRow| row.app == app && row.expires_at > self.now();
-        let stored = found.into_iter().next().filter(|found| holds(&found.value)).ok_or_else(refused)?;
+        let is_valid = |row: &InvitationRow| row.app == app && row.expires_at > self.now();
+        let stored = found.into_iter().next().filter(|found| is_valid(&found.value)).ok_or_else(invalid)?;
         let row = &stored.value;
         let maker_id = match row.created_by_id.as_str() {
             "" => self.accounts.by_slug(&row.created_by).await?.map(|user| user.id).unwrap_or_default(),
             id => id.to_owned(),
         };
-        let maker = self.authz.account(&maker_id).await?.ok_or_else(refused)?.caller_in(app);
+        let maker = self.authz.account(&maker_id).await?.ok_or_else(invalid)?.caller_in(app);
         let rules = self.authz.rules();
         let roles: Vec<String> =
             row.role_ids.iter().filter(|role| rules.roles.contains_key(role.as_str())).cloned().collect();
-        if !self.authz.allows(&maker, USER_CREATE.id) || refuse_foreign_roles(&maker, &roles, app).is_err() {
-            return Err(refused());
+        if !self.authz.allows(&maker, USER_CREATE.id) || check_initial_roles(&maker, &roles, app).is_err() {
+            return Err(invalid());
         }
         Ok(Redeemable { stored, roles, maker })
     }
 
     /// A batch that uses the invitation once; empty without a code.
-    pub async fn use_invitation(&self, app: &str, code: Option<&str>) -> Result<Batch> {
+    pub async fn redeem_invitation(&self, app: &str, code: Option<&str>) -> Result<Batch> {
         let Some(code) = code else { return Ok(Batch::new()) };
         let Redeemable { stored: Stored { version, value: mut row, .. }, maker, roles } =
-            self.invitation(app, code).await?;
+            self.valid_invitation(app, code).await?;
         row.uses_left = row.uses_left.saturating_sub(1);
         let given = roles.iter().filter(|role| **role != *role::USER);
-        let rights = given.filter_map(|role| still_gives_role(&maker, role, app));
-        let rights = rights.chain(self.authz.rules().basis(&maker, USER_CREATE.id));
-        let still_gives = rights.fold(still_gives(&maker), Batch::require);
+        let rights = given.filter_map(|role| assignment_guard(&maker, role, app));
+        let rights = rights.chain(self.authz.rules().permission_guards(&maker, USER_CREATE.id));
+        let still_gives = rights.fold(assigner_guards(&maker), Batch::require);
         Ok(still_gives.with(match row.uses_left {
             0 => self.invitations.delete(&row.id, Some(version)),
             _ => self.invitations.replace(&row.id, &row, Some(version))?,

@@ -12,13 +12,13 @@ use crate::user::{
         state::Directory,
     },
     shared::{
+        quote::quote,
         rows::{CONTACTS, TOMBSTONES, UserRow},
-        shown::shown,
     },
 };
 
 /// Rows of an account or created by it, and the field with the account's id.
-const OF_ACCOUNT: &[(&str, &str)] = &[
+const ACCOUNT_COLLECTIONS: &[(&str, &str)] = &[
     (ROLE_LINKS.name, "userId"),
     (SESSIONS.name, "userId"),
     (CONTACTS.name, "userId"),
@@ -31,7 +31,7 @@ const OF_ACCOUNT: &[(&str, &str)] = &[
 ];
 
 impl Directory {
-    pub async fn refuse_taken(&self, slug: &Slug) -> Result<()> {
+    pub async fn check_slug_is_free(&self, slug: &Slug) -> Result<()> {
         if slug.is_reserved() {
             return Err(Error::new(
                 &errors::SLUG_TAKEN,
@@ -57,9 +57,9 @@ impl Directory {
 
     /// Refuses the id of a deleted account, since other services may still have data of it, and roles or sessions may
     /// remain. Older versions left no tombstone, so remaining rows are searched for.
-    pub async fn refuse_used_id(&self, id: &str) -> Result<()> {
+    pub async fn check_id_is_unused(&self, id: &str) -> Result<()> {
         let mut is_used = self.tombstones.get(&id_tombstone(id)).await?.is_some();
-        for (collection, field) in OF_ACCOUNT {
+        for (collection, field) in ACCOUNT_COLLECTIONS {
             is_used = is_used || self.platform.store.count(collection, &[Filter::equals(*field, id)]).await? > 0;
         }
         if is_used && self.accounts.users.get(id).await?.is_none() {
@@ -75,15 +75,15 @@ impl Directory {
 
     /// The batch that creates an account with these roles, and the accounts that lose a contact. `reveals_owner`: the creator
     /// may learn that a contact belongs to another account.
-    pub async fn make_account(
+    pub async fn create_account(
         &self,
         slug: &Slug,
         user: &UserRow,
         links: &[RoleLinkRow],
         batch: Batch,
-        tells: bool,
+        reveals_owner: bool,
     ) -> Result<(Batch, Vec<String>)> {
-        self.refuse_taken(slug).await?;
+        self.check_slug_is_free(slug).await?;
         let mut batch = batch;
         for id in [user.slug.clone(), id_tombstone(&user.id)] {
             batch = batch.require(Guard::Absent { collection: TOMBSTONES.name, id });
@@ -94,16 +94,16 @@ impl Directory {
             if !self.authz.rules().roles.contains_key(link.role_id.as_str()) {
                 return Err(no_such_role(&link.role_id));
             }
-            batch.0.extend(self.authz.in_app(&link.app)?);
+            batch.0.extend(self.authz.require_app(&link.app)?);
             batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: link.role_id.clone() }));
             batch.push(self.authz.role_links.upsert(link.id(), link)?);
         }
-        self.take_contacts(batch, user, tells).await
+        self.assign_contacts(batch, user, reveals_owner).await
     }
 }
 
 pub fn no_such_role(id: &str) -> Error {
-    Error::invalid(format!("some roles are not found: there is no role `{}`", shown(id)))
+    Error::invalid(format!("some roles are not found: there is no role `{}`", quote(id)))
 }
 
 /// The id of the tombstone of an account id. Slugs contain no colon.

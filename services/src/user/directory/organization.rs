@@ -15,30 +15,32 @@ use openorch_api::{
 use openorch_chassis::{Caller, Cx, Error, Result, audit::CallAudit, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
 
-use crate::query::{Paging, place_by_id};
-use crate::user::{
-    authz::{
-        accounts::account::Account,
-        guards::still_has_role,
-        roles::{
-            assignments::Giving,
-            organization::{admin_role, is_admin_role, organization_of, user_role},
+use crate::{
+    query::{Paging, cursor_by_id},
+    user::{
+        authz::{
+            accounts::account::Account,
+            guards::role_guard,
+            roles::{
+                assignments::RoleAssignments,
+                organization::{admin_role, is_admin_role, organization_of, user_role},
+            },
+            rows::{ROLE_LINKS, RoleLinkRow},
         },
-        rows::{ROLE_LINKS, RoleLinkRow},
-    },
-    directory::{
-        rows::{ORGANIZATIONS, OrganizationRow},
-        state::Directory,
-    },
-    shared::{
-        rows::{TOMBSTONES, TombstoneRow},
-        shown::shown,
+        directory::{
+            rows::{ORGANIZATIONS, OrganizationRow},
+            state::Directory,
+        },
+        shared::{
+            quote::quote,
+            rows::{TOMBSTONES, TombstoneRow},
+        },
     },
 };
 
 /// Maximum number of organizations founded by an account other than an admin, including deleted ones.
 const MAX_FOUNDED: u64 = 500;
-const PAGE: i64 = 20;
+const DEFAULT_PAGE_SIZE: i64 = 20;
 
 pub async fn create(
     cx: Cx<Directory>,
@@ -46,8 +48,8 @@ pub async fn create(
 ) -> Result<Json<CreateOrganizationResponse>> {
     let row = cx.new_organization(cx.caller()?, request)?;
     let answer = CreateOrganizationResponse { organization: (&row).into() };
-    cx.request.audit.tell_answer(&answer)?;
-    cx.found_organization(&cx.request.audit, cx.caller()?, &row).await?;
+    cx.request.audit.set_answer(&answer)?;
+    cx.create_organization(&cx.request.audit, cx.caller()?, &row).await?;
     Ok(Json(answer))
 }
 
@@ -58,22 +60,22 @@ pub async fn save(
     let caller = cx.caller()?;
     let wanted = CreateOrganizationRequest { id: request.id, slug: request.slug, name: request.name };
     let fresh = cx.new_organization(caller, wanted.clone())?;
-    let known = match wanted.id.as_str() {
+    let existing = match wanted.id.as_str() {
         "" => {
             let by_slug = Query::all().equals("app", &*caller.app).equals("slug", wanted.slug.as_str());
             cx.organizations.first(&by_slug).await?.map(|row| row.value)
         }
         id => cx.organizations.get(id).await?.map(|row| row.value),
     };
-    let organization = match known {
+    let organization = match existing {
         None => {
-            cx.found_organization(&cx.request.audit, caller, &fresh).await?;
+            cx.create_organization(&cx.request.audit, caller, &fresh).await?;
             (&fresh).into()
         }
         Some(known) => cx.change_organization(&cx.request.audit, caller, &known.id, fresh).await?,
     };
-    let account = cx.authz.known_account(&caller.user_id).await?;
-    let token = cx.authn.renew(&cx.request.audit, &account, &caller.session_id).await?;
+    let account = cx.authz.require_account(&caller.user_id).await?;
+    let token = cx.authn.refresh_token(&cx.request.audit, &account, &caller.session_id).await?;
     Ok(Json(SaveOrganizationResponse { organization, token }))
 }
 
@@ -81,7 +83,7 @@ pub async fn list(
     cx: Cx<Directory>,
     Body(request): Body<ListOrganizationsRequest>,
 ) -> Result<Json<ListOrganizationsResponse>> {
-    let limit = request.limit.filter(|limit| *limit != 0).unwrap_or(PAGE);
+    let limit = request.limit.filter(|limit| *limit != 0).unwrap_or(DEFAULT_PAGE_SIZE);
     let mut query = Query::all().equals("app", &*cx.caller()?.app).descending("createdAt").limit(limit.unsigned_abs());
     if !request.ids.is_empty() {
         query = query.is_in("id", request.ids);
@@ -89,7 +91,7 @@ pub async fn list(
     if let Some(before) = request.after_time.filter(|time| !time.is_zero()) {
         query = query.filter(Filter::range("createdAt", None, Some(before.to_string().into())));
     }
-    query.after = crate::query::place_of(request.after)?;
+    query.after = crate::query::cursor_by_field(request.after)?;
     let page = cx.organizations.page(&query).await?;
     let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
     let organizations = page.items.iter().map(|row| (&row.value).into()).collect();
@@ -97,26 +99,26 @@ pub async fn list(
 }
 
 /// Requires that the organization exists and the caller is its admin.
-pub async fn is_admin_of(cx: &Cx<Directory>, id: &OrganizationId) -> Result<()> {
+pub async fn require_admin_of(cx: &Cx<Directory>, id: &OrganizationId) -> Result<()> {
     let caller = cx.caller()?;
     cx.organization(caller, id).await?;
-    need_admin(&cx.request.audit, caller, &id.0)
+    require_organization_admin(&cx.request.audit, caller, &id.0)
 }
 
 /// The same, unless the caller acts on its own account.
-pub async fn is_admin_or_itself(cx: &Cx<Directory>, id: &OrganizationId, user_id: &UserId) -> Result<()> {
+pub async fn require_admin_or_self(cx: &Cx<Directory>, id: &OrganizationId, user_id: &UserId) -> Result<()> {
     match *user_id.0 == *cx.caller()?.user_id {
         true => Ok(()),
-        false => is_admin_of(cx, id).await,
+        false => require_admin_of(cx, id).await,
     }
 }
 
 /// Requires that the organization exists and the caller is a member.
-pub async fn is_member_of(cx: &Cx<Directory>, id: &OrganizationId) -> Result<()> {
+pub async fn require_member_of(cx: &Cx<Directory>, id: &OrganizationId) -> Result<()> {
     let caller = cx.caller()?;
     cx.organization(caller, id).await?;
-    let is_in_it = |role: &str| *role == *user_role(&id.0) || *role == *admin_role(&id.0);
-    if caller.is_admin() || caller.roles.iter().any(|role| is_in_it(role)) {
+    let is_member_role = |role: &str| *role == *user_role(&id.0) || *role == *admin_role(&id.0);
+    if caller.is_admin() || caller.roles.iter().any(|role| is_member_role(role)) {
         return Ok(());
     }
     Err(Error::new(&errors::NOT_IN_ORGANIZATION, format!("you are not a member of the organization `{}`", id.0)))
@@ -126,7 +128,7 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<OrganizationId>) -> Result
     let caller = cx.caller()?;
     retry(|| async {
         let organization = cx.organization(caller, &id).await?;
-        let mut batch = cx.bury(&organization, &caller.user_id, Batch::new())?;
+        let mut batch = cx.delete_with_tombstone(&organization, &caller.user_id, Batch::new())?;
         let roles = [admin_role(&id.0), user_role(&id.0)];
         for role in &roles {
             batch.push(Write::DeleteWhere {
@@ -136,7 +138,7 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<OrganizationId>) -> Result
         }
         // Also for accounts that joined concurrently.
         cx.commits
-            .commit(&cx.request.audit, batch, || cx.authz.cache.roles_gone(roles.iter().map(String::as_str)))
+            .commit(&cx.request.audit, batch, || cx.authz.cache.roles_deleted(roles.iter().map(String::as_str)))
             .await?;
         Ok(Json(Empty {}))
     })
@@ -162,10 +164,10 @@ pub async fn members(
     (Path(id), Asked(request)): (Path<OrganizationId>, Asked<PageRequest>),
 ) -> Result<Json<ListMembersResponse>> {
     let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
-    let mut asked = of_both(&id.0).limit(paging.limit as u64 + u64::from(!paging.is_page));
-    asked.after = place_by_id(paging.after.clone())?;
+    let mut asked = member_links(&id.0).limit(paging.limit as u64 + u64::from(!paging.is_page));
+    asked.after = cursor_by_id(paging.after.clone())?;
     let page = cx.authz.role_links.page(&asked).await?;
-    paging.refuse_long(page.items.len(), "members", "name a `limit`")?;
+    paging.check_length(page.items.len(), "members", "name a `limit`")?;
     let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
     let ids: Vec<String> = page.items.iter().map(|link| link.value.user_id.clone()).collect();
     let admins: HashSet<&str> = page
@@ -219,7 +221,7 @@ pub async fn remove_user(
     let caller = cx.caller()?;
     retry(|| async {
         let organization = cx.organization(caller, &id).await?;
-        let leaves = *user_id.0 == *caller.user_id;
+        let is_own = *user_id.0 == *caller.user_id;
         let links = cx.links_of_member(&id.0, &user_id.0).await?;
         if links.is_empty() {
             return Err(Error::new(
@@ -228,16 +230,16 @@ pub async fn remove_user(
             ));
         }
         // An account that was added without consent must be able to leave, even if it is the last admin.
-        let may_always_leave = leaves && organization.value.founder_id != user_id.0;
-        let (mut batch, mut heirs) = (Batch::new(), Vec::new());
+        let may_always_leave = is_own && organization.value.founder_id != user_id.0;
+        let (mut batch, mut new_admins) = (Batch::new(), Vec::new());
         for link in links {
             batch.push(cx.authz.role_links.delete(&link.id, Some(link.version)));
             batch = match may_always_leave {
-                true => cx.without_member(&link.value, batch, &mut heirs).await?,
-                false => cx.authz.keep_an_admin(&link.value, batch).await?,
+                true => cx.without_member(&link.value, batch, &mut new_admins).await?,
+                false => cx.authz.ensure_last_admin(&link.value, batch).await?,
             };
         }
-        let forget = || heirs.iter().chain([&user_id.0]).for_each(|id| cx.authz.cache.rights_changed(id));
+        let forget = || new_admins.iter().chain([&user_id.0]).for_each(|id| cx.authz.cache.rights_changed(id));
         cx.commits.commit(&cx.request.audit, batch, forget).await?;
         Ok(Json(Empty {}))
     })
@@ -260,27 +262,32 @@ impl Directory {
 
     /// Completes a batch that removes this role from an account that leaves for good: an organization without members
     /// is deleted, and one without an admin gets its longest-standing member as admin, who is added to `new_admins`.
-    pub async fn without_member(&self, link: &RoleLinkRow, batch: Batch, heirs: &mut Vec<String>) -> Result<Batch> {
+    pub async fn without_member(
+        &self,
+        link: &RoleLinkRow,
+        batch: Batch,
+        new_admins: &mut Vec<String>,
+    ) -> Result<Batch> {
         if let Some(batch) = self.without_organization(link, &batch).await? {
             return Ok(batch);
         }
         let Some(id) = organization_of(&link.role_id).filter(|_| is_admin_role(&link.role_id)) else {
-            return self.authz.keep_an_admin(link, batch).await;
+            return self.authz.ensure_last_admin(link, batch).await;
         };
         let admins = Query::all().equals("roleId", admin_role(id)).limit(2);
         let is_another = |other: &Stored<RoleLinkRow>| other.value.user_id != link.user_id;
         if self.authz.role_links.find(&admins).await?.iter().any(is_another) {
-            return self.authz.keep_an_admin(link, batch).await;
+            return self.authz.ensure_last_admin(link, batch).await;
         }
         let members = Query::all().equals("roleId", user_role(id)).ascending("createdAt").limit(2);
         let Some(heir) = self.authz.role_links.find(&members).await?.into_iter().find(is_another) else {
-            return self.authz.keep_an_admin(link, batch).await;
+            return self.authz.ensure_last_admin(link, batch).await;
         };
-        let as_admin = RoleLinkRow { role_id: admin_role(id), ..heir.value };
+        let admin_link = RoleLinkRow { role_id: admin_role(id), ..heir.value };
         let batch = batch
             .with(self.authz.role_links.delete(&heir.id, Some(heir.version)))
-            .with(self.authz.role_links.upsert(as_admin.id(), &as_admin)?);
-        heirs.push(as_admin.user_id);
+            .with(self.authz.role_links.upsert(admin_link.id(), &admin_link)?);
+        new_admins.push(admin_link.user_id);
         Ok(batch.require(Guard::at_least(ROLE_LINKS.name, vec![Filter::equals("roleId", admin_role(id))], 1)))
     }
 
@@ -288,11 +295,11 @@ impl Directory {
     async fn without_organization(&self, link: &RoleLinkRow, batch: &Batch) -> Result<Option<Batch>> {
         let Some(id) = organization_of(&link.role_id) else { return Ok(None) };
         let Some(organization) = self.organizations.get(id).await? else { return Ok(None) };
-        if self.authz.role_links.find(&of_both(id).limit(2)).await?.len() > 1 {
+        if self.authz.role_links.find(&member_links(id).limit(2)).await?.len() > 1 {
             return Ok(None);
         }
         let members = vec![Filter::is_in("roleId", [admin_role(id), user_role(id)])];
-        let batch = self.bury(&organization, &link.user_id, batch.clone())?;
+        let batch = self.delete_with_tombstone(&organization, &link.user_id, batch.clone())?;
         Ok(Some(batch.require(Guard::at_most(ROLE_LINKS.name, members, 0))))
     }
 
@@ -300,13 +307,13 @@ impl Directory {
     pub async fn without_organizations_of(&self, by: &str, app: &str) -> Result<Batch> {
         let mut batch = Batch::new();
         for organization in self.organizations.find(&Query::all().equals("app", app)).await? {
-            batch = self.bury(&organization, by, batch)?;
+            batch = self.delete_with_tombstone(&organization, by, batch)?;
         }
         Ok(batch)
     }
 
     /// Deletes an organization, with a tombstone: other services may still have its data, so its id must not be reused.
-    fn bury(&self, organization: &Stored<OrganizationRow>, by: &str, batch: Batch) -> Result<Batch> {
+    fn delete_with_tombstone(&self, organization: &Stored<OrganizationRow>, by: &str, batch: Batch) -> Result<Batch> {
         let founder_id = organization.value.founder_id.clone();
         let tombstone = TombstoneRow { user_id: by.to_owned(), founder_id, deleted_at: self.now() };
         Ok(batch
@@ -323,7 +330,7 @@ impl Directory {
                 &errors::FOREIGN_PREFIX,
                 format!(
                     "organization ids that start with `{}:` are reserved for the account with that slug; yours start with `{}:`",
-                    shown(owner),
+                    quote(owner),
                     caller.slug
                 ),
             ));
@@ -340,7 +347,7 @@ impl Directory {
     }
 
     /// Creates an organization with the caller as admin.
-    async fn found_organization(&self, call: &CallAudit, caller: &Caller, row: &OrganizationRow) -> Result<()> {
+    async fn create_organization(&self, call: &CallAudit, caller: &Caller, row: &OrganizationRow) -> Result<()> {
         let taken = || {
             Error::new(
                 &errors::ORGANIZATION_TAKEN,
@@ -348,8 +355,9 @@ impl Directory {
             )
         };
         let row = &OrganizationRow { founder_id: caller.user_id.to_string(), ..row.clone() };
-        call.tell_made(&row.id);
-        let link = RoleLinkRow::new(&row.app, &caller.user_id, &admin_role(&row.id), row.created_at).by(caller);
+        call.set_created(&row.id);
+        let link =
+            RoleLinkRow::new(&row.app, &caller.user_id, &admin_role(&row.id), row.created_at).assigned_by(caller);
         retry(|| async {
             let buried = tombstone_id(&row.id);
             if self.tombstones.get(&buried).await?.is_some() {
@@ -358,11 +366,11 @@ impl Directory {
             let mut batch = Batch::new()
                 .require(Guard::Absent { collection: TOMBSTONES.name, id: buried })
                 .with(self.organizations.create(&row.id, row)?);
-            batch.0.extend(self.authz.in_app(&row.app)?);
-            batch.0.extend(self.within_founded(caller).await?);
-            let mut giving = Giving::with(batch);
-            self.authz.count_given(&mut giving, caller).await?;
-            self.authz.give(&mut giving, link.clone()).await?;
+            batch.0.extend(self.authz.require_app(&row.app)?);
+            batch.0.extend(self.check_founded_quota(caller).await?);
+            let mut giving = RoleAssignments::with(batch);
+            self.authz.count_assignment(&mut giving, caller).await?;
+            self.authz.assign(&mut giving, link.clone()).await?;
             let batch = giving.batch(&self.authz.limits);
             let outcome = self.commits.commit(call, batch, || self.authz.cache.rights_changed(&caller.user_id)).await;
             outcome.map_err(|error| match error {
@@ -375,7 +383,7 @@ impl Directory {
     }
 
     /// Checks the quota of founded organizations; returns guards that it holds at commit time.
-    async fn within_founded(&self, caller: &Caller) -> Result<Vec<Write>> {
+    async fn check_founded_quota(&self, caller: &Caller) -> Result<Vec<Write>> {
         if caller.is_admin() {
             return Ok(Vec::new());
         }
@@ -391,8 +399,8 @@ impl Directory {
             ));
         }
         // The count includes the new one at commit time.
-        let bound = |collection| Write::Require(Guard::at_most(collection, by_caller(), MAX_FOUNDED));
-        Ok(vec![bound(ORGANIZATIONS.name), bound(TOMBSTONES.name)])
+        let quota_guard = |collection| Write::Require(Guard::at_most(collection, by_caller(), MAX_FOUNDED));
+        Ok(vec![quota_guard(ORGANIZATIONS.name), quota_guard(TOMBSTONES.name)])
     }
 
     async fn change_organization(
@@ -402,7 +410,7 @@ impl Directory {
         id: &str,
         wanted: OrganizationRow,
     ) -> Result<Organization> {
-        need_admin(call, caller, id)?;
+        require_organization_admin(call, caller, id)?;
         retry(|| async {
             let id = OrganizationId(id.to_owned());
             let Stored { version, value: mut row, .. } = self.organization(caller, &id).await?;
@@ -458,10 +466,10 @@ impl Directory {
             let mut batch = Batch::new().require(Guard::Exists { collection: ORGANIZATIONS.name, id: id.0.clone() });
             for link in before.iter().filter(|link| link.value.role_id != role) {
                 batch.push(self.authz.role_links.delete(&link.id, Some(link.version)));
-                batch = self.authz.keep_an_admin(&link.value, batch).await?;
+                batch = self.authz.ensure_last_admin(&link.value, batch).await?;
             }
-            let mut giving = Giving::with(batch);
-            let mut link = RoleLinkRow::new(&app, user_id, &role, self.now()).by(caller);
+            let mut giving = RoleAssignments::with(batch);
+            let mut link = RoleLinkRow::new(&app, user_id, &role, self.now()).assigned_by(caller);
             // A caller that changes its own role was still added by another account, which may be what makes it a
             // member of the app.
             if let (Some(before), true) = (before.first(), *user_id == *caller.user_id) {
@@ -473,11 +481,11 @@ impl Directory {
             }
             match before.is_empty() {
                 true => {
-                    self.authz.count_given(&mut giving, caller).await?;
-                    self.authz.give(&mut giving, link).await?;
+                    self.authz.count_assignment(&mut giving, caller).await?;
+                    self.authz.assign(&mut giving, link).await?;
                 }
                 false if before.iter().any(|link| link.value.role_id == role) => {}
-                false => self.authz.give_instead(&mut giving, link)?,
+                false => self.authz.assign_replacement(&mut giving, link)?,
             }
             let batch = giving.batch(&self.authz.limits);
             self.commits.commit(&cx.request.audit, batch, || self.authz.cache.rights_changed(user_id)).await?;
@@ -488,7 +496,7 @@ impl Directory {
 }
 
 /// The role links of an organization's members.
-fn of_both(id: &str) -> Query {
+fn member_links(id: &str) -> Query {
     Query::all().is_in("roleId", [admin_role(id), user_role(id)])
 }
 
@@ -496,14 +504,14 @@ fn tombstone_id(id: &str) -> String {
     format!("org:{id}")
 }
 
-fn need_admin(call: &CallAudit, caller: &Caller, id: &str) -> Result<()> {
+fn require_organization_admin(call: &CallAudit, caller: &Caller, id: &str) -> Result<()> {
     if caller.is_admin() {
         return Ok(());
     }
     let role = admin_role(id);
     if caller.roles.iter().any(|has| **has == *role) {
         // The commit requires that the caller is still an admin of the organization.
-        call.require_right([still_has_role(&caller.app, &caller.user_id, &role)]);
+        call.require_permission_guards([role_guard(&caller.app, &caller.user_id, &role)]);
         return Ok(());
     }
     Err(Error::new(&errors::NOT_ORGANIZATION_ADMIN, format!("not an admin of the organization `{id}`")))

@@ -15,14 +15,14 @@ use crate::user::{
 
 pub async fn read_by_token(cx: Cx<Directory>, (): ()) -> Result<Json<ReadUserByTokenResponse>> {
     let caller = cx.caller()?;
-    let account = cx.authz.known_account(&caller.user_id).await?;
+    let account = cx.authz.require_account(&caller.user_id).await?;
     let (organizations, active_organization_id) = cx.organizations_of(&account, &caller.app).await?;
     Ok(Json(ReadUserByTokenResponse { user: account.profile.clone(), organizations, active_organization_id }))
 }
 
 pub async fn read_self(cx: Cx<Directory>, Body(request): Body<ReadSelfRequest>) -> Result<Json<ReadSelfResponse>> {
     let caller = cx.caller()?;
-    let account = cx.authz.known_account(&caller.user_id).await?;
+    let account = cx.authz.require_account(&caller.user_id).await?;
     let (organizations, active_organization_id) = cx.organizations_of(&account, &caller.app).await?;
     let token_count = match request.count_tokens {
         true => cx.authn.sessions.rows.count(&[Filter::equals("userId", &*caller.user_id)]).await?,
@@ -40,13 +40,13 @@ pub async fn read_self(cx: Cx<Directory>, Body(request): Body<ReadSelfRequest>) 
 
 pub async fn save_self(cx: Cx<Directory>, Body(request): Body<SaveSelfRequest>) -> Result<Json<Empty>> {
     let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token was deleted");
-    cx.save_profile(&cx.request.audit, &cx.caller()?.user_id, Profile(request), gone).await
+    cx.save_profile(&cx.request.audit, &cx.caller()?.user_id, ProfileChange(request), gone).await
 }
 
 /// Changes of a profile.
-pub struct Profile(pub SaveSelfRequest);
+pub struct ProfileChange(pub SaveSelfRequest);
 
-impl Profile {
+impl ProfileChange {
     pub fn apply(&self, user: &mut UserRow) {
         let SaveSelfRequest { name, labels, thumbnail_file_id } = self.0.clone();
         user.name = name.unwrap_or(std::mem::take(&mut user.name));
@@ -61,11 +61,12 @@ impl Directory {
         &self,
         call: &CallAudit,
         user_id: &str,
-        profile: Profile,
-        gone: impl Fn() -> Error,
+        profile: ProfileChange,
+        not_found: impl Fn() -> Error,
     ) -> Result<Json<Empty>> {
         retry(|| async {
-            let Stored { version, value: mut user, .. } = self.accounts.users.get(user_id).await?.ok_or_else(&gone)?;
+            let Stored { version, value: mut user, .. } =
+                self.accounts.users.get(user_id).await?.ok_or_else(&not_found)?;
             profile.apply(&mut user);
             user.updated_at = self.now();
             let batch = Batch::new().with(self.accounts.users.replace(&user.id, &user, Some(version))?);

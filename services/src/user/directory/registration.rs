@@ -11,10 +11,10 @@ use openorch_store::Batch;
 
 use crate::user::{
     authn::{
-        otp::codes::Expected,
+        otp::codes::OtpChallenge,
         passwords::queue::Purpose,
         rows::OtpPurpose,
-        sessions::{issue::Place, live::device_of},
+        sessions::{issue::SessionSlot, live::device_of},
     },
     authz::{accounts::account::Account, rows::RoleLinkRow},
     directory::state::Directory,
@@ -27,16 +27,16 @@ use crate::user::{
 pub async fn register(cx: Cx<Directory>, Body(request): Body<RegisterRequest>) -> Result<Json<RegisterResponse>> {
     let slug = Slug::parse(&request.slug).map_err(|e| Error::invalid(e.0))?;
     let name = request.name.unwrap_or_default();
-    let shown = request.contact.unwrap_or_default();
+    let contact_input = request.contact.unwrap_or_default();
     // A contact is attached only with a code. Without one its owner is not even looked up.
-    let contact = cx.checked_contact(&shown)?.filter(|_| !shown.otp_id.is_empty());
+    let contact = cx.parse_contact(&contact_input)?.filter(|_| !contact_input.otp_id.is_empty());
     let device = device_of(request.device.as_deref());
     let app = cx.authz.app_of_host(&request.app_host)?;
     let password = request.password;
     let invitation = request.invitation.as_deref().filter(|code| !code.is_empty());
-    cx.authn.passwords.check_new_password(&password, cx.request.from_this_machine)?;
-    cx.refuse_taken(&slug).await?;
-    let mut roles = cx.admitted_roles(&app, invitation, cx.request.from_this_machine).await?;
+    cx.authn.passwords.check_new_password(&password, cx.request.is_local)?;
+    cx.check_slug_is_free(&slug).await?;
+    let mut roles = cx.initial_roles(&app, invitation, cx.request.is_local).await?;
     roles.sort();
     roles.dedup();
     let password =
@@ -58,19 +58,19 @@ pub async fn register(cx: Cx<Directory>, Body(request): Body<RegisterRequest>) -
     };
     let links: Vec<RoleLinkRow> = roles.iter().map(|role| RoleLinkRow::new(&app, &user.id, role, now)).collect();
     let account = Account::new(&user, &links);
-    let place = Place { app: &app, device, exchanged_from: None };
+    let place = SessionSlot { app: &app, device, exchanged_from: None };
     let token = retry(|| async {
         let mut user = user.clone();
         let batch =
-            cx.use_invitation(&app, invitation).await?.with(cx.authn.passwords.rows.create(&user.id, &password)?);
+            cx.redeem_invitation(&app, invitation).await?.with(cx.authn.passwords.rows.create(&user.id, &password)?);
         // Pending roles for the contact are added after the account exists.
-        let waited = cx.show_contact(&mut user, &links, &app, &shown).await?;
-        let (mut batch, displaced) = cx.make_account(&slug, &user, &links, batch, true).await?;
-        batch.0.extend(waited.0);
-        cx.request.audit.tell_actor(&user.id, &user.slug, None);
+        let pending_roles = cx.verify_contact(&mut user, &links, &app, &contact_input).await?;
+        let (mut batch, displaced) = cx.create_account(&slug, &user, &links, batch, true).await?;
+        batch.0.extend(pending_roles.0);
+        cx.request.audit.set_actor(&user.id, &user.slug, None);
         // The account may have been cached before its contact was verified.
-        let changed = || displaced.iter().chain([&user.id]);
-        let forget = || changed().for_each(|id| cx.authz.cache.rights_changed(id));
+        let changed_accounts = || displaced.iter().chain([&user.id]);
+        let forget = || changed_accounts().for_each(|id| cx.authz.cache.rights_changed(id));
         cx.authn.open_first_session(&cx.request.audit, &account, &place, batch, forget).await
     })
     .await?;
@@ -80,7 +80,7 @@ pub async fn register(cx: Cx<Directory>, Body(request): Body<RegisterRequest>) -
 
 impl Directory {
     /// Verifies the contact of a new account, if the request has a code.
-    async fn show_contact(
+    async fn verify_contact(
         &self,
         user: &mut UserRow,
         links: &[RoleLinkRow],
@@ -91,8 +91,8 @@ impl Directory {
             return Ok(Batch::new());
         };
         let purpose = self.authn.codes.purpose_of_code(&contact.value).await?;
-        let expected = Expected { purpose, user_id: "", contact: Some(&contact.value), app };
-        let code = self.authn.codes.redeem(&shown.otp_id, &shown.otp_code, &expected).await?;
+        let expected = OtpChallenge { purpose, user_id: "", contact: Some(&contact.value), app };
+        let code = self.authn.codes.verify(&shown.otp_id, &shown.otp_code, &expected).await?;
         if purpose == OtpPurpose::SignIn {
             return Err(Error::new(
                 &errors::CONTACT_TAKEN,
@@ -103,22 +103,17 @@ impl Directory {
         contact.value.clone_from(&code.value.contact);
         contact.platform = code.value.platform;
         let batch = Batch::new().with(self.authn.codes.rows.delete(&code.id, Some(code.version)));
-        self.authz.give_waiting(batch, &user.id, &contact.id, links).await
+        self.authz.apply_pending(batch, &user.id, &contact.id, links).await
     }
 
     /// The roles of a new account; fails if registration is not permitted.
-    async fn admitted_roles(
-        &self,
-        app: &str,
-        invitation: Option<&str>,
-        from_this_machine: bool,
-    ) -> Result<Vec<String>> {
+    async fn initial_roles(&self, app: &str, invitation: Option<&str>, from_this_machine: bool) -> Result<Vec<String>> {
         match (self.registration, invitation) {
             (Registration::Closed, _) => Err(Error::new(
                 &errors::REGISTRATION_CLOSED,
                 "registration is closed; an operator can open it with OPENORCH_REGISTRATION=open or invite",
             )),
-            (_, Some(code)) => Ok(self.invitation(app, code).await?.roles),
+            (_, Some(code)) => Ok(self.valid_invitation(app, code).await?.roles),
             (Registration::Invite, None) => Err(Error::new(
                 &errors::INVITATION_REQUIRED,
                 "registration is by invitation: ask an admin for one and send its code as `invitation`",

@@ -41,9 +41,9 @@ pub struct Directory {
     /// Hooks for the deletion of an app.
     pub app_deletion_hooks: Vec<Arc<dyn AppDeletionHook>>,
     /// Accounts whose deletion has an unknown outcome.
-    pub unsettled: Mutex<BTreeSet<String>>,
+    pub pending_deletions: Mutex<BTreeSet<String>>,
     /// Serializes their reconciliation.
-    pub settling: tokio::sync::Mutex<()>,
+    pub reconcile_lock: tokio::sync::Mutex<()>,
 }
 
 impl Directory {
@@ -60,8 +60,8 @@ impl Directory {
             registration,
             deletion_hooks: hooks.account_deletion,
             app_deletion_hooks: hooks.app_deletion,
-            unsettled: Mutex::default(),
-            settling: tokio::sync::Mutex::default(),
+            pending_deletions: Mutex::default(),
+            reconcile_lock: tokio::sync::Mutex::default(),
             platform,
         }
     }

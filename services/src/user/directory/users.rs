@@ -22,27 +22,27 @@ use crate::user::{
         rows::{KNOWN_ADDRESSES, PASSWORDS, SESSIONS},
     },
     authz::{
-        guards::still_gives_role,
-        roles::givable::refuse_foreign_roles,
+        guards::assignment_guard,
+        roles::assignable::check_initial_roles,
         rows::{CONTACT_ENROLLS, DelegationRow, ROLE_LINKS, RoleLinkRow},
-        rules::{Change, Rules},
+        rules::{AccessRules, Change},
     },
     directory::{
         new_account::{id_tombstone, no_such_role},
-        profile::Profile,
+        profile::ProfileChange,
         rows::INVITATIONS,
         state::Directory,
     },
     shared::{
-        accounts::{ADMIN_SLUG, refuse_built_in},
+        accounts::{ADMIN_SLUG, require_not_built_in},
         rows::{CONTACTS, DEFAULT_APP, TombstoneRow, USERS, UserRow, search_prefix, search_prefixes},
     },
 };
 
-const PAGE: u64 = 20;
+const DEFAULT_PAGE_SIZE: u64 = 20;
 const MAX_PAGE: u64 = 1000;
 /// Pending roles and invitations, and the field with their creator.
-const GIVEN: &[(&str, &str)] = &[(CONTACT_ENROLLS.name, "createdBy"), (INVITATIONS.name, "createdById")];
+const PENDING_COLLECTIONS: &[(&str, &str)] = &[(CONTACT_ENROLLS.name, "createdBy"), (INVITATIONS.name, "createdById")];
 
 pub async fn list(cx: Cx<Directory>, Body(request): Body<GetUsersRequest>) -> Result<Json<GetUsersResponse>> {
     let counts = request.count || request.query.as_ref().is_some_and(|query| query.count);
@@ -50,7 +50,7 @@ pub async fn list(cx: Cx<Directory>, Body(request): Body<GetUsersRequest>) -> Re
         Some(contact) => Ok::<_, Error>(cx.accounts.by_contact(contact).await?.map(|row| row.value.user_id)),
         None => Ok(None),
     };
-    let asked = sought(&request, owner(&request.contact_id).await?, owner(&request.search).await?)?;
+    let asked = account_query(&request, owner(&request.contact_id).await?, owner(&request.search).await?)?;
     let count = if counts { cx.accounts.users.count(&asked.filters).await? } else { 0 };
     let page = cx.accounts.users.page(&asked).await?;
     let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
@@ -60,8 +60,12 @@ pub async fn list(cx: Cx<Directory>, Body(request): Body<GetUsersRequest>) -> Re
 
 /// The query of a request. `has_contact` and `has_searched` are the owners of the contact that it names and of the one
 /// that it searches for.
-pub fn sought(request: &GetUsersRequest, has_contact: Option<String>, has_searched: Option<String>) -> Result<Query> {
-    let mut asked = asked(request)?;
+pub fn account_query(
+    request: &GetUsersRequest,
+    has_contact: Option<String>,
+    has_searched: Option<String>,
+) -> Result<Query> {
+    let mut asked = wire_query(request)?;
     let is_given = |text: &&str| !text.is_empty();
     if request.contact_id.as_deref().filter(is_given).is_some() {
         asked.filters.push(Filter::is_in("id", has_contact));
@@ -70,9 +74,9 @@ pub fn sought(request: &GetUsersRequest, has_contact: Option<String>, has_search
         match has_searched {
             Some(owner) => asked.filters.push(Filter::equals("id", owner)),
             None => {
-                let somewhere = vec![Filter::contains("slug", search), Filter::contains("name", search)];
+                let matches = vec![Filter::contains("slug", search), Filter::contains("name", search)];
                 asked.filters.push(Filter::intersects("searchPrefixes", [search_prefix(search)]));
-                asked.filters.push(Filter::Any(somewhere));
+                asked.filters.push(Filter::Any(matches));
             }
         }
     }
@@ -80,7 +84,7 @@ pub fn sought(request: &GetUsersRequest, has_contact: Option<String>, has_search
 }
 
 /// The query object of a request, combined with its shorthand parameters.
-fn asked(request: &GetUsersRequest) -> Result<Query> {
+fn wire_query(request: &GetUsersRequest) -> Result<Query> {
     let mut wire = request.query.clone().unwrap_or_default();
     if wire.limit.unwrap_or_default() == 0 {
         wire.limit = request.limit;
@@ -96,11 +100,11 @@ fn asked(request: &GetUsersRequest) -> Result<Query> {
             wire.json_after = serde_json::json!([after]).to_string();
         }
     }
-    let mut asked = crate::query::from_wire(&wire, PAGE, MAX_PAGE)?;
+    let mut query = crate::query::from_wire(&wire, DEFAULT_PAGE_SIZE, MAX_PAGE)?;
     if !request.ids.is_empty() {
-        asked = asked.is_in("id", request.ids.clone());
+        query = query.is_in("id", request.ids.clone());
     }
-    Ok(asked)
+    Ok(query)
 }
 
 pub async fn create(cx: Cx<Directory>, Body(request): Body<CreateUserRequest>) -> Result<Json<CreateUserResponse>> {
@@ -114,38 +118,38 @@ pub async fn create(cx: Cx<Directory>, Body(request): Body<CreateUserRequest>) -
         "" => cx.caller()?.app.clone(),
         host => cx.authz.app_of_host(host)?,
     };
-    refuse_foreign_roles(cx.caller()?, &roles, &app)?;
+    check_initial_roles(cx.caller()?, &roles, &app)?;
     // The initial roles make an account a member of an app. Only admins can add members to apps other than their own.
     let caller = cx.caller()?;
-    let lets_in = caller.is_admin() || *caller.app == *app;
-    let user = cx.new_user(input, request.contacts, if lets_in { &app } else { &caller.app })?;
+    let adds_member = caller.is_admin() || *caller.app == *app;
+    let user = cx.new_user(input, request.contacts, if adds_member { &app } else { &caller.app })?;
     let link = |role: &String| {
         let link = RoleLinkRow::new(&app, &user.id, role, user.created_at);
-        if lets_in { link } else { link.by(caller) }
+        if adds_member { link } else { link.assigned_by(caller) }
     };
     let links: Vec<_> = roles.iter().map(link).collect();
     let password = match request.password.filter(|password| !password.is_empty()) {
         Some(password) => {
-            cx.authn.passwords.check_new_password(&password, cx.request.from_this_machine)?;
+            cx.authn.passwords.check_new_password(&password, cx.request.is_local)?;
             Some(cx.authn.passwords.hash_password(&password, false, Purpose::KnownSignIn, cx.request.client_ip).await?)
         }
         None => None,
     };
     let slug = Slug::parse(&user.slug).map_err(|error| Error::invalid(error.0))?;
     for role in roles.iter().filter(|role| **role != *openorch_api::role::USER) {
-        cx.request.audit.require_right(still_gives_role(caller, role, &app));
+        cx.request.audit.require_permission_guards(assignment_guard(caller, role, &app));
     }
     let answer = CreateUserResponse { user: (&user).into() };
-    cx.request.audit.tell_answer(&answer)?;
+    cx.request.audit.set_answer(&answer)?;
     retry(|| async {
         // Hashing takes time, so the caller's rights are checked again.
-        refuse_foreign_roles(&cx.authz.caller_now(caller, &USER_CREATE).await?, &roles, &app)?;
-        cx.refuse_used_id(&user.id).await?;
-        let (mut batch, _) = cx.make_account(&slug, &user, &links, Batch::new(), caller.is_admin()).await?;
+        check_initial_roles(&cx.authz.current_caller(caller, &USER_CREATE).await?, &roles, &app)?;
+        cx.check_id_is_unused(&user.id).await?;
+        let (mut batch, _) = cx.create_account(&slug, &user, &links, Batch::new(), caller.is_admin()).await?;
         if let Some(password) = &password {
             batch.push(cx.authn.passwords.rows.create(&user.id, password)?);
         }
-        cx.platform.commit(&cx.request.audit, batch).await.map_err(taken)?;
+        cx.platform.commit(&cx.request.audit, batch).await.map_err(already_exists)?;
         Ok(())
     })
     .await?;
@@ -156,9 +160,9 @@ pub async fn save(
     cx: Cx<Directory>,
     (Path(id), Body(request)): (Path<UserId>, Body<SaveSelfRequest>),
 ) -> Result<Json<Empty>> {
-    let user = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
+    let user = cx.accounts.users.get(&id.0).await?.ok_or_else(no_such_account(&id))?.value;
     cx.authz.require_management(&cx.request.audit, cx.caller()?, &user, &USER_EDIT).await?;
-    cx.save_profile(&cx.request.audit, &id.0, Profile(request), unknown(&id)).await
+    cx.save_profile(&cx.request.audit, &id.0, ProfileChange(request), no_such_account(&id)).await
 }
 
 pub async fn reset_password(
@@ -166,22 +170,22 @@ pub async fn reset_password(
     (Path(id), Body(request)): (Path<UserId>, Body<ResetPasswordRequest>),
 ) -> Result<Json<Empty>> {
     let new = request.new_password;
-    cx.authn.passwords.check_new_password(&new, cx.request.from_this_machine)?;
+    cx.authn.passwords.check_new_password(&new, cx.request.is_local)?;
     let caller = cx.caller()?;
-    let user = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
-    refuse_built_in(&user)?;
+    let user = cx.accounts.users.get(&id.0).await?.ok_or_else(no_such_account(&id))?.value;
+    require_not_built_in(&user)?;
     cx.authz.require_takeover(&cx.request.audit, caller, &user, &USER_PASSWORD_RESET).await?;
     let is_default = user.slug == ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
     let row = cx.authn.passwords.hash_password(&new, is_default, Purpose::KnownSignIn, cx.request.client_ip).await?;
     retry(|| async {
         // Hashing takes time, so the caller's rights and the account's rights are checked again.
-        let caller = cx.authz.caller_now(caller, &USER_PASSWORD_RESET).await?;
-        let user = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
+        let caller = cx.authz.current_caller(caller, &USER_PASSWORD_RESET).await?;
+        let user = cx.accounts.users.get(&id.0).await?.ok_or_else(no_such_account(&id))?.value;
         cx.authz.require_takeover(&cx.request.audit, &caller, &user, &USER_PASSWORD_RESET).await?;
         let mut batch = Batch::new()
             .require(Guard::Exists { collection: USERS.name, id: id.0.clone() })
             .with(cx.authn.passwords.rows.upsert(&id.0, &row)?);
-        batch.0.extend(still_managed(&caller, &id.0));
+        batch.0.extend(not_admin_guard(&caller, &id.0));
         cx.authn.end_with_password(&cx.request.audit, (&id.0, &user.slug), None, batch).await?;
         Ok(Json(Empty {}))
     })
@@ -191,22 +195,23 @@ pub async fn reset_password(
 /// Deletes an account with everything it owns, in one transaction.
 pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
-    let user = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
-    refuse_built_in(&user)?;
+    let user = cx.accounts.users.get(&id.0).await?.ok_or_else(no_such_account(&id))?.value;
+    require_not_built_in(&user)?;
     // Accounts that become admins of its organizations, in any attempt.
-    let heirs = Mutex::new(BTreeSet::new());
-    let heirs = || heirs.lock().unwrap_or_else(PoisonError::into_inner);
+    let new_admins_lock = Mutex::new(BTreeSet::new());
+    let new_admins = || new_admins_lock.lock().unwrap_or_else(PoisonError::into_inner);
     let deleted = retry(|| async {
-        let Stored { version, value: user, .. } = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?;
-        let caller_now = cx.authz.caller_now(caller, &USER_DELETE).await?;
+        let Stored { version, value: user, .. } =
+            cx.accounts.users.get(&id.0).await?.ok_or_else(no_such_account(&id))?;
+        let caller_now = cx.authz.current_caller(caller, &USER_DELETE).await?;
         cx.authz.require_takeover(&cx.request.audit, &caller_now, &user, &USER_DELETE).await?;
-        let mut batch: Batch = still_managed(caller, &id.0).into_iter().collect();
+        let mut batch: Batch = not_admin_guard(caller, &id.0).into_iter().collect();
         batch.push(cx.accounts.users.delete(&user.id, Some(version)));
         for link in cx.authz.role_links.find(&Query::all().equals("userId", &*user.id)).await? {
             batch.push(cx.authz.role_links.delete(&link.id, Some(link.version)));
-            let mut heirs_of_one = Vec::new();
-            batch = cx.without_member(&link.value, batch, &mut heirs_of_one).await?;
-            heirs().extend(heirs_of_one);
+            let mut new_admins_of_one = Vec::new();
+            batch = cx.without_member(&link.value, batch, &mut new_admins_of_one).await?;
+            new_admins().extend(new_admins_of_one);
         }
         // A role assigned concurrently would outlive the account, and the account may be the last admin of an
         // organization by it. The retry handles it.
@@ -222,31 +227,31 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Em
         for other in &cx.deletion_hooks {
             batch.0.extend(other.cascade(&user.id).await?);
         }
-        cx.authz.change_rules(&cx.request.audit, |rules| Ok((what_goes_with(rules, &user), batch))).await
+        cx.authz.change_rules(&cx.request.audit, |rules| Ok((cascade_changes(rules, &user), batch))).await
     })
     .await;
-    heirs().iter().for_each(|id: &String| cx.authz.cache.rights_changed(id));
+    new_admins().iter().for_each(|id: &String| cx.authz.cache.rights_changed(id));
     deleted.inspect_err(|_| {
         // The account may be deleted nevertheless.
-        cx.authn.sessions.cache.sessions_of_account_ended(&id.0, None);
+        cx.authn.sessions.cache.evict_account(&id.0, None);
         cx.authz.cache.rights_changed(&id.0);
-        cx.unsettled().insert(id.0.clone());
+        cx.pending_deletions().insert(id.0.clone());
     })?;
-    cx.gone(&id.0);
-    cx.clear_given(&id.0).await;
-    cx.authz.clear_roles().await;
+    cx.evict_account(&id.0);
+    cx.delete_pending(&id.0).await;
+    cx.authz.remove_deleted_roles().await;
     tracing::info!(account.slug = %user.slug, "account `{}` deleted", user.slug);
     Ok(Json(Empty {}))
 }
 
 /// Deletes what it owned, and removes its slug from grants of others, so that a later holder of the slug inherits
 /// nothing.
-fn what_goes_with(rules: &Rules, user: &UserRow) -> Vec<Change> {
+fn cascade_changes(rules: &AccessRules, user: &UserRow) -> Vec<Change> {
     let mut changes = rules.owned_by(&user.id);
     let roles = rules.roles_of(&user.id).map(AsRef::as_ref).collect();
     changes.extend(rules.without_names(&roles, Some(&user.slug)));
     let under_slug = format!("{}:", user.slug);
-    changes.extend(rules.grants_under(&under_slug).map(|id| Change::DeleteGrant(id.to_string())));
+    changes.extend(rules.grants_with_prefix(&under_slug).map(|id| Change::DeleteGrant(id.to_string())));
     for row in rules.delegations.values() {
         if row.slug == user.slug {
             changes.push(Change::DeleteDelegation(row.slug.clone()));
@@ -281,8 +286,8 @@ pub async fn release_slug(cx: Cx<Directory>, Path(slug): Path<DeletedSlug>) -> R
 
 impl Directory {
     /// Removes a deleted account from all caches.
-    fn gone(&self, user_id: &str) {
-        self.authn.sessions.cache.sessions_of_account_ended(user_id, None);
+    fn evict_account(&self, user_id: &str) {
+        self.authn.sessions.cache.evict_account(user_id, None);
         self.authz.cache.rights_changed(user_id);
         for other in &self.deletion_hooks {
             other.deleted(user_id);
@@ -291,11 +296,11 @@ impl Directory {
 
     /// Deletes pending roles and invitations of a deleted account. If this fails, they are void anyway, since their
     /// creator no longer exists.
-    async fn clear_given(&self, user_id: &str) {
-        for (collection, field) in GIVEN {
+    async fn delete_pending(&self, user_id: &str) {
+        for (collection, field) in PENDING_COLLECTIONS {
             let filters = vec![Filter::equals(*field, user_id)];
             let cleared = async {
-                self.authz.clear(&CallAudit::NONE, collection, &filters).await?;
+                self.authz.delete_in_batches(&CallAudit::NONE, collection, &filters).await?;
                 Ok::<_, Error>(self.platform.store.commit(Write::DeleteWhere { collection, filters }.into()).await?)
             };
             if let Err(error) = cleared.await {
@@ -306,20 +311,20 @@ impl Directory {
         }
     }
 
-    fn unsettled(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pending_deletions(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.pending_deletions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reconciles accounts whose deletion has an unknown outcome.
-    pub async fn settle(&self) -> Result<()> {
+    pub async fn reconcile(&self) -> Result<()> {
         // Serialized, so that the last read sees the last change.
-        let _order = self.settling.lock().await;
-        let unsettled = self.unsettled().clone();
+        let _order = self.reconcile_lock.lock().await;
+        let unsettled = self.pending_deletions().clone();
         for id in unsettled {
             if self.accounts.users.get(&id).await?.is_none() {
-                self.gone(&id);
+                self.evict_account(&id);
             }
-            self.unsettled().remove(&id);
+            self.pending_deletions().remove(&id);
         }
         Ok(())
     }
@@ -334,7 +339,7 @@ impl Directory {
         if contacts.len() > 1 {
             return Err(Error::invalid("more than one contact: a new account may have at most one"));
         }
-        let profile = Profile(SaveSelfRequest {
+        let profile = ProfileChange(SaveSelfRequest {
             name: None,
             labels: Some(input.labels),
             thumbnail_file_id: Some(input.thumbnail_file_id),
@@ -345,7 +350,7 @@ impl Directory {
             slug: input.slug,
             name: input.name,
             search_prefixes: Vec::new(),
-            contacts: contacts.pop().map(|one| self.checked_contact(&one)).transpose()?.flatten().into_iter().collect(),
+            contacts: contacts.pop().map(|one| self.parse_contact(&one)).transpose()?.flatten().into_iter().collect(),
             labels: Default::default(),
             thumbnail_file_id: String::new(),
             home_app: home_app.to_owned(),
@@ -359,13 +364,13 @@ impl Directory {
 }
 
 /// A guard for callers other than admins: the account is not an admin at commit time.
-fn still_managed(caller: &Caller, user_id: &str) -> Option<Write> {
+fn not_admin_guard(caller: &Caller, user_id: &str) -> Option<Write> {
     let id = RoleLinkRow::id_of(DEFAULT_APP, user_id, openorch_api::role::ADMIN);
     (!caller.is_admin()).then_some(Write::Require(Guard::Absent { collection: ROLE_LINKS.name, id }))
 }
 
 /// Maps a conflict of concurrent requests to the error of sequential ones.
-pub fn taken(error: StoreError) -> Error {
+pub fn already_exists(error: StoreError) -> Error {
     match error {
         StoreError::AlreadyExists(_) => {
             Error::new(&errors::ACCOUNT_EXISTS, "slug already exists, or the id or contact belongs to another account")
@@ -374,6 +379,6 @@ pub fn taken(error: StoreError) -> Error {
     }
 }
 
-fn unknown(id: &UserId) -> impl Fn() -> Error + use<'_> {
+fn no_such_account(id: &UserId) -> impl Fn() -> Error + use<'_> {
     || Error::new(&errors::NO_SUCH_ACCOUNT, format!("user not found: there is no account `{}`", id.0))
 }

@@ -11,43 +11,43 @@ use openorch_store::{Batch, Filter, Query, Store, Stored, Table};
 use crate::user::{
     authz::rows::{CONTACT_ENROLLS, ContactEnrollRow, ROLE_LINKS, RoleLinkRow},
     shared::{
-        contact_address::normal,
+        contact_address::normalize,
         rows::{CONTACTS, ContactRow, MIGRATIONS, MigrationRow, USERS, UserRow},
         start_error::StartError,
     },
 };
 
 /// The id of the row that records completion.
-const DONE: &str = "contacts-unfolded";
-const AT_ONCE: u64 = 500;
+const MIGRATION: &str = "contacts-unfolded";
+const PAGE_SIZE: u64 = 500;
 
-pub async fn unfold_contacts(store: &Arc<dyn Store>, now: Time) -> Result<(), StartError> {
+pub async fn restore_contact_tags(store: &Arc<dyn Store>, now: Time) -> Result<(), StartError> {
     let done: Table<MigrationRow> = Table::new(store.clone(), &MIGRATIONS);
-    if done.get(DONE).await?.is_some() {
+    if done.get(MIGRATION).await?.is_some() {
         return Ok(());
     }
     let contacts: Table<ContactRow> = Table::new(store.clone(), &CONTACTS);
     let users: Table<UserRow> = Table::new(store.clone(), &USERS);
-    let mut query = Query::all().limit(AT_ONCE);
+    let mut query = Query::all().limit(PAGE_SIZE);
     loop {
         let page = contacts.page(&query).await?;
         for row in page.items {
             if let Some(user) = users.get(&row.value.user_id).await? {
-                unfold(store, &contacts, &users, row, user).await?;
+                restore_tag(store, &contacts, &users, row, user).await?;
             }
         }
         match page.next {
-            Some(next) => query = Query::all().limit(AT_ONCE).after(next),
+            Some(next) => query = Query::all().limit(PAGE_SIZE).after(next),
             None => break,
         }
     }
     rename_in_enrolls(store).await?;
-    store.commit(done.upsert(DONE, &MigrationRow { at: now })?.into()).await?;
+    store.commit(done.upsert(MIGRATION, &MigrationRow { at: now })?.into()).await?;
     Ok(())
 }
 
 /// Converts a contact to the normalized form of what the user entered.
-async fn unfold(
+async fn restore_tag(
     store: &Arc<dyn Store>,
     contacts: &Table<ContactRow>,
     users: &Table<UserRow>,
@@ -56,9 +56,11 @@ async fn unfold(
 ) -> Result<(), StartError> {
     let Stored { id, version, value: mut contact } = row;
     let Stored { version: user_version, value: mut user, .. } = user;
-    let Some(typed) = user.contacts.iter_mut().find(|typed| folded(&typed.value) == id) else { return Ok(()) };
-    let new_id = normal(&typed.value);
-    let lost_tag = folded(&typed.value) != typed.value.trim().to_lowercase();
+    let Some(typed) = user.contacts.iter_mut().find(|typed| normal_without_tag(&typed.value) == id) else {
+        return Ok(());
+    };
+    let new_id = normalize(&typed.value);
+    let lost_tag = normal_without_tag(&typed.value) != typed.value.trim().to_lowercase();
     let verified = contact.verified && !lost_tag;
     if new_id == id && typed.id == id && contact.verified == verified {
         return Ok(());
@@ -82,19 +84,19 @@ async fn unfold(
 
 /// Converts the contacts of pending and assigned roles. Their tags are lost.
 async fn rename_in_enrolls(store: &Arc<dyn Store>) -> Result<(), StartError> {
-    let waiting: Table<ContactEnrollRow> = Table::new(store.clone(), &CONTACT_ENROLLS);
-    for row in waiting.find(&Query::all()).await? {
-        let contact = normal(&row.value.contact);
+    let pending: Table<ContactEnrollRow> = Table::new(store.clone(), &CONTACT_ENROLLS);
+    for row in pending.find(&Query::all()).await? {
+        let contact = normalize(&row.value.contact);
         if contact != row.value.contact {
             let renamed = ContactEnrollRow { contact, ..row.value };
-            let batch = Batch::new().with(waiting.delete(&row.id, Some(row.version)));
-            store.commit(batch.with(waiting.upsert(renamed.id(), &renamed)?)).await?;
+            let batch = Batch::new().with(pending.delete(&row.id, Some(row.version)));
+            store.commit(batch.with(pending.upsert(renamed.id(), &renamed)?)).await?;
         }
     }
     let links: Table<RoleLinkRow> = Table::new(store.clone(), &ROLE_LINKS);
     let by_contact = Filter::range("byContact", Some("".into()), None);
     for row in links.find(&Query::all().filter(by_contact)).await? {
-        let Some(contact) = row.value.by_contact.as_deref().map(normal) else { continue };
+        let Some(contact) = row.value.by_contact.as_deref().map(normalize) else { continue };
         if row.value.by_contact.as_ref() != Some(&contact) {
             let id = ContactEnrollRow {
                 contact: contact.clone(),
@@ -113,7 +115,7 @@ async fn rename_in_enrolls(store: &Arc<dyn Store>) -> Result<(), StartError> {
 }
 
 /// The normalized form of older versions.
-fn folded(contact: &str) -> String {
+fn normal_without_tag(contact: &str) -> String {
     let contact = contact.trim().to_lowercase();
     match contact.rsplit_once('@') {
         Some((local, host)) => match local.split_once('+') {

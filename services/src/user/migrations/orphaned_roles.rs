@@ -15,33 +15,33 @@ use crate::user::{
 };
 
 /// The id of the row that records completion.
-const DONE: &str = "orphaned-roles-removed";
-const AT_ONCE: u64 = 500;
+const MIGRATION: &str = "orphaned-roles-removed";
+const PAGE_SIZE: u64 = 500;
 
 pub async fn remove_orphaned_roles(store: &Arc<dyn Store>, now: Time) -> Result<(), StartError> {
     let done: Table<MigrationRow> = Table::new(store.clone(), &MIGRATIONS);
-    if done.get(DONE).await?.is_some() {
+    if done.get(MIGRATION).await?.is_some() {
         return Ok(());
     }
     let links: Table<RoleLinkRow> = Table::new(store.clone(), &ROLE_LINKS);
     let users: Table<UserRow> = Table::new(store.clone(), &USERS);
-    let mut query = Query::all().limit(AT_ONCE);
+    let mut query = Query::all().limit(PAGE_SIZE);
     loop {
         let page = links.page(&query).await?;
         let ids: HashSet<String> = page.items.iter().map(|link| link.value.user_id.clone()).collect();
         let known = users.find(&Query::all().is_in("id", ids)).await?;
-        let known: HashSet<String> = known.into_iter().map(|user| user.id).collect();
-        let orphans = page.items.iter().filter(|link| !known.contains(&link.value.user_id));
+        let existing_ids: HashSet<String> = known.into_iter().map(|user| user.id).collect();
+        let orphans = page.items.iter().filter(|link| !existing_ids.contains(&link.value.user_id));
         let batch: Batch = orphans.map(|link| links.delete(&link.id, Some(link.version))).collect();
         if !batch.is_empty() {
             tracing::info!("removing {} roles of deleted accounts", batch.0.len());
             store.commit(batch).await?;
         }
         match page.next {
-            Some(next) => query = Query::all().limit(AT_ONCE).after(next),
+            Some(next) => query = Query::all().limit(PAGE_SIZE).after(next),
             None => break,
         }
     }
-    store.commit(done.upsert(DONE, &MigrationRow { at: now })?.into()).await?;
+    store.commit(done.upsert(MIGRATION, &MigrationRow { at: now })?.into()).await?;
     Ok(())
 }

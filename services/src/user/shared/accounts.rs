@@ -5,7 +5,7 @@ use openorch_chassis::{Error, Platform, Result};
 use openorch_store::{Query, Stored, Table};
 
 use crate::user::shared::{
-    contact_address::{MAX_CONTACT_BYTES, normal},
+    contact_address::{MAX_CONTACT_BYTES, normalize},
     rows::{CONTACTS, ContactRow, USERS, UserRow},
 };
 
@@ -30,7 +30,7 @@ impl Accounts {
 
     /// The owner of a contact.
     pub async fn by_contact(&self, contact: &str) -> Result<Option<Stored<ContactRow>>> {
-        let id = normal(contact);
+        let id = normalize(contact);
         if id.is_empty() || id.len() > MAX_CONTACT_BYTES {
             return Ok(None);
         }
@@ -39,7 +39,7 @@ impl Accounts {
 }
 
 /// Refuses the accounts of built-in services, which represent the daemon itself.
-pub fn refuse_built_in(user: &UserRow) -> Result<()> {
+pub fn require_not_built_in(user: &UserRow) -> Result<()> {
     if openorch_api::SERVICES.iter().any(|service| service.slug == user.slug) {
         return Err(Error::new(
             &errors::ACCOUNT_BUILT_IN,

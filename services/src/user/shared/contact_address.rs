@@ -10,7 +10,7 @@ const MAX_LOCAL_BYTES: usize = 64;
 
 /// Refuses a blank contact.
 pub fn check_value(what: &str, contact: &str) -> Result<()> {
-    if normal(contact).is_empty() {
+    if normalize(contact).is_empty() {
         return Err(Error::invalid(format!("{what} is blank")));
     }
     Ok(())
@@ -29,8 +29,9 @@ pub fn check_address(what: &str, address: &str) -> Result<()> {
     if local.is_empty() || local.len() > MAX_LOCAL_BYTES {
         return refused("the part before the `@` must have 1 to 64 bytes");
     }
-    let is_odd = |letter: char| letter.is_whitespace() || letter.is_control() || "\"(),:;<>@[\\]".contains(letter);
-    if let Some(letter) = local.chars().find(|letter| is_odd(*letter)) {
+    let is_forbidden =
+        |letter: char| letter.is_whitespace() || letter.is_control() || "\"(),:;<>@[\\]".contains(letter);
+    if let Some(letter) = local.chars().find(|letter| is_forbidden(*letter)) {
         return refused(&format!("`{}` is not allowed before the `@`", letter.escape_default()));
     }
     if local.starts_with('.') || local.ends_with('.') || local.contains("..") {
@@ -48,7 +49,7 @@ pub fn check_address(what: &str, address: &str) -> Result<()> {
             && domain.split('.').all(is_label)
             && !domain.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()))
     };
-    match domain_of(domain) {
+    match ascii_domain(domain) {
         Some(domain) if is_host(&domain) => Ok(()),
         _ => refused("the part after the `@` must be the name of a mail domain"),
     }
@@ -57,11 +58,11 @@ pub fn check_address(what: &str, address: &str) -> Result<()> {
 /// The normalized form by which contacts are compared (decision "Contact comparison"): ASCII letters in lower case and,
 /// for an e-mail address, the domain in A-labels. Other letters are not folded: the Kelvin sign is not `k`. A `+tag` is
 /// significant, since not every mail server delivers `first+last@host` to `first@host`.
-pub fn normal(contact: &str) -> String {
+pub fn normalize(contact: &str) -> String {
     let contact = contact.trim();
     match contact.rsplit_once('@') {
         Some((local, domain)) => {
-            let domain = domain_of(domain).unwrap_or_else(|| domain.to_ascii_lowercase());
+            let domain = ascii_domain(domain).unwrap_or_else(|| domain.to_ascii_lowercase());
             format!("{}@{domain}", local.to_ascii_lowercase())
         }
         None => contact.to_ascii_lowercase(),
@@ -69,8 +70,8 @@ pub fn normal(contact: &str) -> String {
 }
 
 /// The key for rate limits: the contact without its `+tag`, since tags give one mailbox unlimited addresses.
-pub fn box_of(contact: &str) -> String {
-    let contact = normal(contact);
+pub fn without_tag(contact: &str) -> String {
+    let contact = normalize(contact);
     match contact.rsplit_once('@').and_then(|(local, domain)| Some((local.split_once('+')?.0, domain))) {
         Some((local, domain)) if !local.is_empty() => format!("{local}@{domain}"),
         _ => contact,
@@ -79,20 +80,20 @@ pub fn box_of(contact: &str) -> String {
 
 /// The address for sending mail: as entered, but with the domain in A-labels, which every mail server supports.
 pub fn mail_address(address: &str) -> String {
-    match address.rsplit_once('@').and_then(|(local, domain)| Some((local, domain_of(domain)?))) {
+    match address.rsplit_once('@').and_then(|(local, domain)| Some((local, ascii_domain(domain)?))) {
         Some((local, domain)) => format!("{local}@{domain}"),
         None => address.to_owned(),
     }
 }
 
 /// A domain in A-labels and lower case.
-fn domain_of(domain: &str) -> Option<String> {
+fn ascii_domain(domain: &str) -> Option<String> {
     idna::domain_to_ascii(domain).ok().filter(|domain| !domain.is_empty())
 }
 
 /// The throttle key of sign-ins with a contact.
-pub fn by_contact(contact: &str) -> String {
-    format!("contact:{}", box_of(contact))
+pub fn throttle_key(contact: &str) -> String {
+    format!("contact:{}", without_tag(contact))
 }
 
 #[cfg(test)]
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spellings_of_one_contact_are_one_and_those_of_two_are_two() {
+    fn equivalent_contacts_normalize_to_one_form_and_different_ones_do_not() {
         for (contact, want) in [
             (" Ann@Example.org", "ann@example.org"),
             ("ann+list@example.org", "ann+list@example.org"),
@@ -112,11 +113,11 @@ mod tests {
             ("ann@XN--BCHER-KVA.example", "ann@xn--bcher-kva.example"),
             ("a@b@C", "a@b@c"),
         ] {
-            assert_eq!(normal(contact), want);
-            assert_eq!(normal(want), want, "normalization is idempotent");
+            assert_eq!(normalize(contact), want);
+            assert_eq!(normalize(want), want, "normalization is idempotent");
         }
-        assert_eq!(box_of("Ann+list@Example.org"), "ann@example.org");
-        assert_eq!(box_of("+ann@example.org"), "+ann@example.org");
+        assert_eq!(without_tag("Ann+list@Example.org"), "ann@example.org");
+        assert_eq!(without_tag("+ann@example.org"), "+ann@example.org");
         assert_eq!(mail_address("Ann+List@B\u{fc}cher.example"), "Ann+List@xn--bcher-kva.example");
     }
 

@@ -4,8 +4,8 @@
 pub mod accounts;
 pub mod commits;
 pub mod contact_address;
+pub mod quote;
 pub mod rows;
 pub mod settings;
-pub mod shown;
 pub mod start_error;
 pub mod versions;

@@ -18,16 +18,16 @@ pub struct Versions {
 }
 
 /// The version of an account or role at the time a value was loaded.
-pub struct Seen {
+pub struct VersionStamp {
     version: Arc<AtomicU64>,
-    at: AtomicU64,
+    seen: AtomicU64,
 }
 
 const SWEEP_FROM: usize = 1024;
 
 impl Versions {
     /// The version of this account or role, to be taken when a value is loaded.
-    pub fn see(&mut self, id: &str) -> Seen {
+    pub fn stamp(&mut self, id: &str) -> VersionStamp {
         let version = self.by_id.get(id).and_then(Weak::upgrade).unwrap_or_else(|| {
             if self.by_id.len() >= self.sweep_at {
                 self.by_id.retain(|_, version| version.strong_count() > 0);
@@ -37,25 +37,25 @@ impl Versions {
             self.by_id.insert(id.into(), Arc::downgrade(&version));
             version
         });
-        Seen { at: version.load(Ordering::SeqCst).into(), version }
+        VersionStamp { seen: version.load(Ordering::SeqCst).into(), version }
     }
 
     /// Invalidates all values loaded from this account or role.
-    pub fn rise(&self, id: &str) {
+    pub fn bump(&self, id: &str) {
         if let Some(version) = self.by_id.get(id).and_then(Weak::upgrade) {
             version.fetch_add(1, Ordering::SeqCst);
         }
     }
 }
 
-impl Seen {
+impl VersionStamp {
     pub fn is_current(&self) -> bool {
-        self.version.load(Ordering::SeqCst) == self.at.load(Ordering::SeqCst)
+        self.version.load(Ordering::SeqCst) == self.seen.load(Ordering::SeqCst)
     }
 
     /// Makes the value current again, when a change does not concern it.
     pub fn renew(&self) {
-        self.at.store(self.version.load(Ordering::SeqCst), Ordering::SeqCst);
+        self.seen.store(self.version.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 }
 
@@ -64,25 +64,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_makes_stale_what_was_made_from_it_before_and_nothing_else() {
+    fn a_change_invalidates_only_values_loaded_before_it() {
         let mut versions = Versions::default();
-        let (before, other) = (versions.see("a"), versions.see("b"));
-        versions.rise("a");
-        versions.rise("unknown");
-        let after = versions.see("a");
-        assert_eq!([&before, &other, &after].map(Seen::is_current), [false, true, true]);
+        let (before, other) = (versions.stamp("a"), versions.stamp("b"));
+        versions.bump("a");
+        versions.bump("unknown");
+        let after = versions.stamp("a");
+        assert_eq!([&before, &other, &after].map(VersionStamp::is_current), [false, true, true]);
         before.renew();
-        versions.rise("b");
-        assert_eq!([&before, &other, &after].map(Seen::is_current), [true, false, true]);
+        versions.bump("b");
+        assert_eq!([&before, &other, &after].map(VersionStamp::is_current), [true, false, true]);
     }
 
     #[test]
-    fn numbers_that_nothing_remembers_are_removed() {
+    fn versions_without_holders_are_removed() {
         let mut versions = Versions::default();
-        let kept = versions.see("kept");
-        (0..10 * SWEEP_FROM).for_each(|n| drop(versions.see(&n.to_string())));
+        let kept = versions.stamp("kept");
+        (0..10 * SWEEP_FROM).for_each(|n| drop(versions.stamp(&n.to_string())));
         assert!(versions.by_id.len() <= SWEEP_FROM);
-        versions.rise("kept");
+        versions.bump("kept");
         assert!(!kept.is_current());
     }
 }

@@ -1,16 +1,22 @@
 //! Backup, restore and check of a schema, and migration between the engines.
 
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-
-use openorch_store::{
-    ArchiveReader, Batch, Collection, Engine, Findings, Index, Notes, PostgresEngine, PostgresOptions, PostgresStore,
-    Progress, Query, Restoring, Result, Row, Store, StoreError,
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
 };
 
-use crate::backup::{self as files, P, PAIRS, back_up, fill_with_pairs, filled, pair, silent, sound};
-use crate::suite::Schema;
+use openorch_store::{
+    ArchiveReader, Batch, Collection, Engine, Findings, Index, Notes, PendingRestore, PostgresEngine, PostgresOptions,
+    PostgresStore, Progress, Query, Result, Row, Store, StoreError,
+};
+
+use crate::{
+    backup::{self as files, P, PAIRS, back_up, fill_with_pairs, filled, pair, silent, sound},
+    suite::Schema,
+};
 
 const MORE: Collection = Collection { name: "testSvcMore", indexes: &[Index::on(&["rank"]), Index::each("tags", &[])] };
 
@@ -27,7 +33,7 @@ fn engine(schema: &Schema) -> PostgresEngine {
     PostgresEngine(schema.options())
 }
 
-async fn prepare(file: &Path, options: PostgresOptions, collections: &[Collection]) -> Result<Box<dyn Restoring>> {
+async fn prepare(file: &Path, options: PostgresOptions, collections: &[Collection]) -> Result<Box<dyn PendingRestore>> {
     PostgresEngine(options).restore(ArchiveReader::open(file)?, collections, &mut silent).await
 }
 
@@ -79,7 +85,7 @@ async fn a_backup_made_while_others_write_is_of_one_moment_and_both_engines_rest
     let notes: Notes = vec![("made_at".into(), "now".into())];
     let mut told = 0;
     let mut tell = |progress: Progress<'_>| {
-        assert!(progress.what == P && progress.done <= progress.of);
+        assert!(progress.task == P && progress.done <= progress.total);
         told += 1;
     };
     let size = back_up(&engine(&first), &file, &notes, &mut tell).await.unwrap();

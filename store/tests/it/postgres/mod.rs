@@ -1,22 +1,23 @@
 //! Tests of PostgreSQL alone: a server that is unreachable, stopped or killed, a network in between, and other users.
 
 mod backup;
-mod hold;
-mod lost;
+mod connection_loss;
+mod open;
 mod pooler;
+mod schema_lock;
 mod server;
-mod start;
 mod tls;
 
 use std::sync::Arc;
 
 use openorch_store::{PostgresOptions, PostgresStore, Result, Store};
-use openorch_test_support::{PATIENCE, eventually_some};
-
-use crate::suite::{Schema, database, skip};
-use crate::{PLAIN, THINGS};
-
+use openorch_test_support::{WAIT_TIMEOUT, eventually_some};
 pub use server::Server;
+
+use crate::{
+    PLAIN, THINGS,
+    suite::{Schema, database, skip},
+};
 
 /// A store with the collections of the tests.
 async fn opened(options: PostgresOptions) -> Arc<dyn Store> {
@@ -42,7 +43,7 @@ pub fn with_option(connection: &str, option: &str) -> String {
 
 /// Retries `ask` until it returns a value.
 pub async fn until<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
-    eventually_some(PATIENCE, what, ask).await
+    eventually_some(WAIT_TIMEOUT, what, ask).await
 }
 
 /// Retries a write until the store is writable again.

@@ -7,8 +7,7 @@ use openorch_test_support::free_address;
 use serde_json::json;
 
 use super::{Server, opened, refused, until};
-use crate::suite::skip;
-use crate::{body, thing};
+use crate::{body, suite::skip, thing};
 
 /// A PgBouncer in front of a server.
 struct Pooler {

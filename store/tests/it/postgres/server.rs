@@ -1,10 +1,12 @@
 //! A PostgreSQL server for one test, which can be stopped, killed and restarted.
 
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::{
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
 
-use openorch_test_support::{PATIENCE, eventually_some, eventually_sync, free_address, process::wait};
+use openorch_test_support::{WAIT_TIMEOUT, eventually_some, eventually_sync, free_address, process::wait};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::skip;
@@ -27,13 +29,13 @@ impl Server {
 
     /// The same, with its data in this directory and with settings such as `ssl=on`.
     pub async fn within(place: Option<&Path>, settings: &[&str]) -> Option<Self> {
-        let mut this = Self::made(place, settings)?;
+        let mut this = Self::create(place, settings)?;
         this.start().await;
         Some(this)
     }
 
     /// Creates a server without starting it.
-    pub fn made(place: Option<&Path>, settings: &[&str]) -> Option<Self> {
+    pub fn create(place: Option<&Path>, settings: &[&str]) -> Option<Self> {
         let Some(programs) = std::env::var_os("OPENORCH_TEST_DB_PROGRAMS").map(PathBuf::from) else {
             skip(
                 "tests that start their own server",
@@ -49,7 +51,7 @@ impl Server {
         let owner = rustix::process::geteuid().is_root().then(owner);
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let mut this = Self { folder, programs, owner, settings, port: 0, process: None };
-        this.give(this.folder.path());
+        this.chown(this.folder.path());
         let data = this.data();
         let mut initdb = this.command("initdb");
         initdb.args(["--no-sync", "-U", "openorch", "-A", "trust", "-E", "UTF8", "--locale=C", "-D"]).arg(data);
@@ -69,12 +71,12 @@ impl Server {
         let path = self.folder.path().join(name);
         std::fs::write(&path, content).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        self.give(&path);
+        self.chown(&path);
         path
     }
 
     /// Makes the server's user the owner of a file or directory.
-    pub fn give(&self, path: &Path) {
+    pub fn chown(&self, path: &Path) {
         if let Some((user, group)) = self.owner {
             std::os::unix::fs::chown(path, Some(user), Some(group)).unwrap();
         }
@@ -117,7 +119,7 @@ impl Server {
 
     async fn is_up(&mut self) -> bool {
         let connection = self.connection();
-        eventually_some(PATIENCE, "the server answers or ends", async || {
+        eventually_some(WAIT_TIMEOUT, "the server answers or ends", async || {
             if tokio_postgres::connect(&connection, tokio_postgres::NoTls).await.is_ok() {
                 return Some(true);
             }
@@ -127,7 +129,7 @@ impl Server {
     }
 
     /// An immediate shutdown: sessions are aborted.
-    pub fn stop_at_once(&mut self) {
+    pub fn stop_immediately(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = kill_process(Pid::from_child(&process), Signal::QUIT);
             wait(&mut process);
@@ -168,7 +170,7 @@ impl Server {
         wait(&mut process);
         // They are orphans, so they cannot be waited for; their files stay open until they are gone.
         let is_gone = |child: &Pid| state(*child).is_none_or(|state| state == "Z");
-        eventually_sync(PATIENCE, "the server's processes are gone", || children.iter().all(is_gone));
+        eventually_sync(WAIT_TIMEOUT, "the server's processes are gone", || children.iter().all(is_gone));
     }
 
     pub fn port(&self) -> u16 {
@@ -192,7 +194,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop_at_once();
+        self.stop_immediately();
     }
 }
 

@@ -4,8 +4,7 @@ use openorch_store::{Batch, PostgresOptions, StoreError};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 use super::{Server, opened, refused};
-use crate::THINGS;
-use crate::suite::ask;
+use crate::{THINGS, suite::ask};
 
 /// A certificate authority.
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
@@ -15,7 +14,7 @@ fn authority() -> CertifiedIssuer<'static, KeyPair> {
 }
 
 async fn server(certificate: &str, key: &str) -> Option<Server> {
-    let mut server = Server::made(None, &["ssl=on", "ssl_cert_file=../server.crt", "ssl_key_file=../server.key"])?;
+    let mut server = Server::create(None, &["ssl=on", "ssl_cert_file=../server.crt", "ssl_key_file=../server.key"])?;
     server.write("server.crt", certificate);
     server.write("server.key", key);
     server.start().await;

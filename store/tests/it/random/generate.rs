@@ -2,10 +2,7 @@
 //! filters with matches. A few of each are invalid.
 
 use openorch_store::{Cursor, Direction, Filter, Guard, Order, Query, Write};
-use proptest::collection::vec;
-use proptest::option;
-use proptest::prelude::*;
-use proptest::sample::select;
+use proptest::{collection::vec, option, prelude::*, sample::select};
 use serde_json::{Map, Value, json};
 
 use crate::BOTH;

@@ -4,28 +4,39 @@ use openorch_api::{
     Body, Json,
     user::{SendOtpRequest, SendOtpResponse},
 };
-use openorch_chassis::{Cx, Result, forwarded::network};
+use openorch_chassis::{Cx, Result, forwarded::client_network};
 
-use crate::user::authn::{otp::codes::Asked, rows::OtpPurpose, state::Authn};
+use crate::user::authn::{otp::codes::OtpRequest, rows::OtpPurpose, state::Authn};
 
 pub async fn send(cx: Cx<Authn>, Body(request): Body<SendOtpRequest>) -> Result<Json<SendOtpResponse>> {
-    cx.request.audit.tell_anyway();
-    let address = network(cx.request.client_ip).to_string();
+    cx.request.audit.record_unchanged();
+    let address = client_network(cx.request.client_ip).to_string();
     let app = cx.authz.app_of_host(&request.app_host)?;
     let purpose = cx.codes.purpose_of_code(&request.contact_id).await?;
-    let is_at_home = cx.passwords.knows_contact_at(&request.contact_id, cx.request.client_ip).await;
+    let is_at_home = cx.passwords.is_known_network(&request.contact_id, cx.request.client_ip).await;
     cx.codes
-        .send_code(request, Asked { purpose, user_id: "", app: &app, account: None, network: &address, is_at_home })
+        .send_code(
+            request,
+            OtpRequest {
+                purpose,
+                user_id: "",
+                app: &app,
+                account: None,
+                network: &address,
+                is_known_network: is_at_home,
+            },
+        )
         .await
 }
 
-pub async fn send_own(cx: Cx<Authn>, Body(request): Body<SendOtpRequest>) -> Result<Json<SendOtpResponse>> {
-    cx.request.audit.tell_anyway();
+pub async fn send_to_caller(cx: Cx<Authn>, Body(request): Body<SendOtpRequest>) -> Result<Json<SendOtpResponse>> {
+    cx.request.audit.record_unchanged();
     let caller = cx.caller()?;
-    let address = network(cx.request.client_ip).to_string();
+    let address = client_network(cx.request.client_ip).to_string();
     let purpose = OtpPurpose::Verify;
-    let is_at_home = cx.passwords.knows_contact_at(&request.contact_id, cx.request.client_ip).await;
+    let is_at_home = cx.passwords.is_known_network(&request.contact_id, cx.request.client_ip).await;
     let (user_id, account) = (&*caller.user_id, Some(&*caller.user_id));
-    let asked = Asked { purpose, user_id, app: &caller.app, account, network: &address, is_at_home };
+    let asked =
+        OtpRequest { purpose, user_id, app: &caller.app, account, network: &address, is_known_network: is_at_home };
     cx.codes.send_code(request, asked).await
 }

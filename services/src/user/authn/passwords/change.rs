@@ -9,7 +9,7 @@ use openorch_store::{Batch, Stored};
 
 use crate::user::{
     authn::{
-        passwords::{check::Guess, default_password::DEFAULT_ADMIN_PASSWORD, queue::Purpose},
+        passwords::{check::PasswordAttempt, default_password::DEFAULT_ADMIN_PASSWORD, queue::Purpose},
         rows::SessionRow,
         sessions::live::UNKNOWN_DEVICE,
         state::Authn,
@@ -26,16 +26,16 @@ pub async fn change_password(cx: Cx<Authn>, Body(request): Body<ChangePasswordRe
         ));
     }
     let (current, new) = (request.current_password, request.new_password);
-    cx.passwords.check_new_password(&new, cx.request.from_this_machine)?;
+    cx.passwords.check_new_password(&new, cx.request.is_local)?;
     let incorrect = || Error::new(&errors::CURRENT_PASSWORD_WRONG, "current password is incorrect");
-    let guess = Guess {
+    let guess = PasswordAttempt {
         password: &current,
-        counted_as: &caller.user_id,
+        throttle_key: &caller.user_id,
         user_id: &caller.user_id,
         address: cx.request.client_ip,
         is_signed_in: true,
     };
-    let stored = cx.passwords.match_password(&guess).await?.ok_or_else(incorrect)?.row.value;
+    let stored = cx.passwords.check_password(&guess).await?.ok_or_else(incorrect)?.row.value;
     let is_default = *caller.slug == *ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
     let row = cx.passwords.hash_password(&new, is_default, Purpose::KnownSignIn, cx.request.client_ip).await?;
     retry(|| async {
@@ -64,7 +64,7 @@ impl Authn {
         keep: Option<Stored<SessionRow>>,
         and: Batch,
     ) -> Result<()> {
-        let outcome = self.sessions.end_sessions(call, user_id, keep, and).await;
+        let outcome = self.sessions.revoke_all_sessions(call, user_id, keep, and).await;
         if slug == ADMIN_SLUG {
             self.passwords.default_password.changed(user_id, &self.passwords.rows).await;
         }

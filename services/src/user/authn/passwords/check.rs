@@ -12,9 +12,9 @@ use crate::user::{
     authn::{
         passwords::{
             default_password::DefaultPassword,
-            hasher::{HASH_OF_NOBODY, hash_now},
+            hasher::{DUMMY_HASH, hash_blocking},
             queue::{HashQueue, HashSettings, Purpose},
-            rules::{PasswordRules, normalized, spellings},
+            rules::{PasswordRules, normalize, unicode_forms},
             throttle::Throttle,
         },
         rows::{KNOWN_ADDRESSES, KnownAddressesRow, PASSWORDS, PasswordRow},
@@ -23,11 +23,11 @@ use crate::user::{
 };
 
 /// A password to be checked.
-pub struct Guess<'a> {
+pub struct PasswordAttempt<'a> {
     pub password: &'a str,
     /// The key of the throttle: the account or the contact, whichever the request names, so that throttling does not
     /// reveal whether a contact belongs to an account, or to which.
-    pub counted_as: &'a str,
+    pub throttle_key: &'a str,
     /// The account to check against; empty if it does not exist.
     pub user_id: &'a str,
     pub address: IpAddr,
@@ -55,10 +55,10 @@ pub struct PasswordCounts {
 
 impl PasswordCounts {
     pub async fn read(rows: &Table<PasswordRow>) -> Result<PasswordCounts> {
-        let noted = |meets: bool| Filter::equals("meetsNetworkRule", meets);
+        let with_result = |meets: bool| Filter::equals("meetsNetworkRule", meets);
         let (all, strong, weak) =
-            (rows.count(&[]).await?, rows.count(&[noted(true)]).await?, rows.count(&[noted(false)]).await?);
-        let default = rows.count(&[noted(false), Filter::equals("isDefault", true)]).await?;
+            (rows.count(&[]).await?, rows.count(&[with_result(true)]).await?, rows.count(&[with_result(false)]).await?);
+        let default = rows.count(&[with_result(false), Filter::equals("isDefault", true)]).await?;
         Ok(PasswordCounts { too_weak: weak.saturating_sub(default), unknown: all.saturating_sub(strong + weak) })
     }
 }
@@ -67,7 +67,7 @@ impl PasswordRow {
     /// Hashes on the calling thread; for startup and the offline reset.
     pub fn hashed_now(password: &str, is_default: bool, network: &PasswordRules, now: Time) -> Result<PasswordRow> {
         Ok(PasswordRow {
-            hash: hash_now(password)?,
+            hash: hash_blocking(password)?,
             is_default,
             meets_network_rule: Some(network.check(password).is_ok()),
             updated_at: now,
@@ -83,7 +83,7 @@ pub struct Passwords {
     /// The rules for passwords used to sign in over the network.
     network_rules: PasswordRules,
     pub rows: Table<PasswordRow>,
-    hashes: HashQueue,
+    hash_queue: HashQueue,
     pub throttle: Throttle,
     pub known_addresses: Table<KnownAddressesRow>,
     /// Some stored hashes may have been computed from passwords that were not normalized.
@@ -100,11 +100,11 @@ impl Passwords {
     ) -> Result<Passwords> {
         let rows = platform.table(&PASSWORDS);
         Ok(Passwords {
-            rules: PasswordRules::of(settings, loopback_only),
-            network_rules: PasswordRules::of(settings, false),
+            rules: PasswordRules::from_settings(settings, loopback_only),
+            network_rules: PasswordRules::from_settings(settings, false),
             has_old_hashes: PasswordCounts::read(&rows).await?.unknown > 0,
             rows,
-            hashes: HashQueue::new(HashSettings::of(settings)),
+            hash_queue: HashQueue::new(HashSettings::from_settings(settings)),
             throttle: Throttle::new(),
             known_addresses: platform.table(&KNOWN_ADDRESSES),
             default_password,
@@ -125,7 +125,7 @@ impl Passwords {
         address: IpAddr,
     ) -> Result<PasswordRow> {
         Ok(PasswordRow {
-            hash: self.hashes.hash(password, purpose, address).await?,
+            hash: self.hash_queue.hash(password, purpose, address).await?,
             is_default,
             meets_network_rule: Some(self.meets_network_rule(password)),
             updated_at: self.now(),
@@ -134,42 +134,42 @@ impl Passwords {
 
     /// Checks a password; fails if the account is throttled. An account that does not exist or has no password takes
     /// the same time.
-    pub async fn match_password(&self, guess: &Guess<'_>) -> Result<Option<Matched>> {
+    pub async fn check_password(&self, guess: &PasswordAttempt<'_>) -> Result<Option<Matched>> {
         if !self.rules.is_possible(guess.password) {
             return Ok(None);
         }
-        let known = self.rows.get(guess.user_id).await?;
-        let hash = known.as_ref().map_or(HASH_OF_NOBODY, |known| &known.value.hash).to_owned();
-        self.recall_addresses(guess.counted_as).await;
-        let place = self.hashes.place(self.purpose_of(guess), guess.address)?;
-        let begun = self.throttle.begin(guess.counted_as, guess.address, self.now().0.as_second());
-        let attempt = place.keep(begun).await??;
-        let found = place.find(self.texts(guess.password), hash).await?;
-        let Some((row, place)) = known.zip(found) else {
+        let stored = self.rows.get(guess.user_id).await?;
+        let hash = stored.as_ref().map_or(DUMMY_HASH, |known| &known.value.hash).to_owned();
+        self.load_addresses(guess.throttle_key).await;
+        let place = self.hash_queue.reserve(self.purpose_of(guess), guess.address)?;
+        let begun = self.throttle.begin(guess.throttle_key, guess.address, self.now().0.as_second());
+        let attempt = place.until_deadline(begun).await??;
+        let found = place.find_match(self.candidates(guess.password), hash).await?;
+        let Some((row, place)) = stored.zip(found) else {
             attempt.failed(self.now().0.as_second());
             return Ok(None);
         };
         attempt.succeeded();
-        self.store_address(guess.user_id, guess.counted_as, guess.address).await;
+        self.store_address(guess.user_id, guess.throttle_key, guess.address).await;
         Ok(Some(Matched { row, is_normalized: place == 0 }))
     }
 
     /// Checks the password again if the row has changed since the first check, by a password change or a concurrent
     /// sign-in. Returns the version of the row.
-    pub async fn still_matches(&self, guess: &Guess<'_>, hash: &str) -> Result<Option<u64>> {
+    pub async fn still_matches(&self, guess: &PasswordAttempt<'_>, hash: &str) -> Result<Option<u64>> {
         let Some(Stored { version, value: now, .. }) = self.rows.get(guess.user_id).await? else {
             return Ok(None);
         };
         if now.hash == hash {
             return Ok(Some(version));
         }
-        let place = self.hashes.place(self.purpose_of(guess), guess.address)?;
-        Ok(place.find(self.texts(guess.password), now.hash).await?.map(|_| version))
+        let place = self.hash_queue.reserve(self.purpose_of(guess), guess.address)?;
+        Ok(place.find_match(self.candidates(guess.password), now.hash).await?.map(|_| version))
     }
 
     /// Signed-in callers and sign-ins from known networks have a queue of their own.
-    fn purpose_of(&self, guess: &Guess<'_>) -> Purpose {
-        match guess.is_signed_in || self.throttle.knows(guess.counted_as, guess.address) {
+    fn purpose_of(&self, guess: &PasswordAttempt<'_>) -> Purpose {
+        match guess.is_signed_in || self.throttle.is_known(guess.throttle_key, guess.address) {
             true => Purpose::KnownSignIn,
             false => Purpose::SignIn,
         }
@@ -177,13 +177,13 @@ impl Passwords {
 
     /// The candidate texts to compare with a hash. Their number depends only on the password, so that the duration does
     /// not reveal whether the account exists.
-    fn texts(&self, password: &str) -> Vec<Zeroizing<String>> {
-        if self.has_old_hashes { spellings(password) } else { vec![normalized(password)] }
+    fn candidates(&self, password: &str) -> Vec<Zeroizing<String>> {
+        if self.has_old_hashes { unicode_forms(password) } else { vec![normalize(password)] }
     }
 
     /// Records whether a matched password meets the network rule, and replaces a hash of a password that was not
     /// normalized. Errors do not fail the sign-in. Returns the hash that is now stored.
-    pub async fn note_match(&self, guess: &Guess<'_>, matched: Matched) -> String {
+    pub async fn record_match(&self, guess: &PasswordAttempt<'_>, matched: Matched) -> String {
         let Matched { row: Stored { id, version, value: before }, is_normalized } = matched;
         let meets = Some(self.meets_network_rule(guess.password));
         if before.meets_network_rule == meets && is_normalized {
@@ -192,7 +192,7 @@ impl Passwords {
         let noted = async {
             let hash = match is_normalized {
                 true => before.hash.clone(),
-                false => self.hashes.hash(guess.password, self.purpose_of(guess), guess.address).await?,
+                false => self.hash_queue.hash(guess.password, self.purpose_of(guess), guess.address).await?,
             };
             let row = PasswordRow { hash, meets_network_rule: meets, ..before.clone() };
             self.platform.store.commit(Batch::new().with(self.rows.replace(&id, &row, Some(version))?)).await?;
@@ -201,7 +201,7 @@ impl Passwords {
         match noted.await {
             Ok(hash) => hash,
             // A concurrent sign-in recorded it.
-            Err(error) if error.is_lost_race() => before.hash,
+            Err(error) if error.is_write_conflict() => before.hash,
             Err(error) => {
                 tracing::warn!("cannot update the password row after a sign-in: {error:?}");
                 before.hash
@@ -210,7 +210,7 @@ impl Passwords {
     }
 
     /// Refuses a correct password that is too weak for sign-in over the network.
-    pub fn refuse_weak_from_elsewhere(&self, password: &str, from_this_machine: bool) -> Result<()> {
+    pub fn refuse_weak_over_network(&self, password: &str, from_this_machine: bool) -> Result<()> {
         if from_this_machine {
             return Ok(());
         }

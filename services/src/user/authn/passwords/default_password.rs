@@ -21,26 +21,26 @@ pub struct DefaultPassword {
     /// Ids of admin accounts whose password must be re-read.
     pending: Mutex<BTreeSet<String>>,
     /// Serializes reads, so that the last one sees the last change.
-    order: tokio::sync::Mutex<()>,
+    read_lock: tokio::sync::Mutex<()>,
 }
 
 impl DefaultPassword {
     /// `is_set` is true while the admin's password is the default one.
     pub fn new(is_set: Arc<AtomicBool>) -> DefaultPassword {
-        DefaultPassword { is_set, pending: Mutex::default(), order: tokio::sync::Mutex::default() }
+        DefaultPassword { is_set, pending: Mutex::default(), read_lock: tokio::sync::Mutex::default() }
     }
 
     /// To be called after each possible change of the admin's password.
     pub async fn changed(&self, admin_id: &str, rows: &Table<PasswordRow>) {
         self.pending().insert(admin_id.to_owned());
-        if let Err(error) = self.settle(rows).await {
+        if let Err(error) = self.reconcile(rows).await {
             tracing::warn!("cannot read the admin's password from the store: {error:?}");
         }
     }
 
     /// Retries reads that failed.
-    pub async fn settle(&self, rows: &Table<PasswordRow>) -> Result<()> {
-        let _order = self.order.lock().await;
+    pub async fn reconcile(&self, rows: &Table<PasswordRow>) -> Result<()> {
+        let _order = self.read_lock.lock().await;
         let pending = self.pending().clone();
         for id in pending {
             let is_default = rows.get(&id).await?.is_some_and(|row| row.value.is_default);

@@ -10,7 +10,7 @@ use argon2::{
 use openorch_chassis::{Error, Result};
 use zeroize::Zeroizing;
 
-use crate::user::authn::passwords::rules::normalized;
+use crate::user::authn::passwords::rules::normalize;
 
 /// Memory in KiB, passes, lanes: OWASP's first recommendation for Argon2id.
 const MEMORY_KIB: u32 = 19 * 1024;
@@ -18,14 +18,14 @@ const PASSES: u32 = 2;
 const SALT_BYTES: usize = 16;
 
 /// A hash that no known password matches, with the usual parameters, so that checking against it takes the usual time.
-pub const HASH_OF_NOBODY: &str =
+pub const DUMMY_HASH: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$dmSNE7/1EQc7g8xNM0PyNA$b+1uHecm2pZiifyNbDx0yXnrH0jkfc8bD1bI4Nrhsyg";
 
 /// Computes hashes. The caller limits concurrency.
 #[derive(Default)]
 pub struct Hasher {
     /// Buffers not in use; at most as many as hashes ever ran concurrently.
-    idle: Mutex<Vec<Vec<Block>>>,
+    free_buffers: Mutex<Vec<Vec<Block>>>,
 }
 
 impl Hasher {
@@ -38,13 +38,13 @@ impl Hasher {
         let phc = |error: argon2::password_hash::phc::Error| Error::internal(error.to_string());
         let version = Version::V0x13;
         let output_bytes = params.output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN);
-        let described = ParamsString::try_from(&params).map_err(|error| Error::internal(error.to_string()))?;
+        let phc_params = ParamsString::try_from(&params).map_err(|error| Error::internal(error.to_string()))?;
         let argon2 = Argon2::new(Algorithm::Argon2id, version, params);
-        let output = self.compute(&argon2, normalized(password).as_bytes(), &salt, output_bytes)?;
+        let output = self.compute(&argon2, normalize(password).as_bytes(), &salt, output_bytes)?;
         let hash = PasswordHash {
             algorithm: Algorithm::Argon2id.ident(),
             version: Some(version.into()),
-            params: described,
+            params: phc_params,
             salt: Some(Salt::new(&salt).map_err(phc)?),
             hash: Some(output),
         };
@@ -52,7 +52,7 @@ impl Hasher {
     }
 
     /// The index of the text that matches the hash. All are tried even after a match, for constant time.
-    pub fn find(&self, texts: &[Zeroizing<String>], hash: &str) -> Result<Option<usize>> {
+    pub fn find_match(&self, texts: &[Zeroizing<String>], hash: &str) -> Result<Option<usize>> {
         let unreadable = || Error::internal("a stored password hash is not a valid Argon2 hash with salt and output");
         let parsed = PasswordHash::new(hash).map_err(|error| Error::internal(error.to_string()))?;
         let (Some(salt), Some(expected)) = (parsed.salt, parsed.hash) else { return Err(unreadable()) };
@@ -61,10 +61,10 @@ impl Hasher {
         let params = Params::try_from(&parsed).map_err(|_| unreadable())?;
         let argon2 = Argon2::new(algorithm, version.unwrap_or_default(), params);
         let mut found = None;
-        for (place, text) in texts.iter().enumerate() {
+        for (index, text) in texts.iter().enumerate() {
             // Outputs are compared in constant time.
             if self.compute(&argon2, text.as_bytes(), &salt, expected.len())? == expected {
-                found = found.or(Some(place));
+                found = found.or(Some(index));
             }
         }
         Ok(found)
@@ -87,48 +87,48 @@ impl Hasher {
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Vec<Block>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.free_buffers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Hashes on the calling thread; for startup and the offline reset.
-pub fn hash_now(password: &str) -> Result<String> {
+pub fn hash_blocking(password: &str) -> Result<String> {
     Hasher::default().hash(password)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::user::authn::passwords::rules::spellings;
+    use crate::user::authn::passwords::rules::unicode_forms;
 
     #[test]
-    fn the_hash_of_nobody_costs_what_others_do() {
-        let nobody = PasswordHash::new(HASH_OF_NOBODY).unwrap();
-        let other = hash_now("a password").unwrap();
+    fn the_dummy_hash_has_the_usual_cost() {
+        let dummy = PasswordHash::new(DUMMY_HASH).unwrap();
+        let other = hash_blocking("a password").unwrap();
         let other = PasswordHash::new(&other).unwrap();
         assert_eq!(
-            (nobody.algorithm, nobody.version, nobody.params.to_string()),
+            (dummy.algorithm, dummy.version, dummy.params.to_string()),
             (other.algorithm, other.version, other.params.to_string())
         );
-        assert_eq!(nobody.hash.unwrap().len(), other.hash.unwrap().len());
-        assert_eq!(Hasher::default().find(&spellings(""), HASH_OF_NOBODY).unwrap(), None);
+        assert_eq!(dummy.hash.unwrap().len(), other.hash.unwrap().len());
+        assert_eq!(Hasher::default().find_match(&unicode_forms(""), DUMMY_HASH).unwrap(), None);
     }
 
     #[test]
-    fn hashes_one_after_the_other_work_in_the_same_memory() {
+    fn sequential_hashes_reuse_the_same_buffer() {
         let hasher = Hasher::default();
         let hash = hasher.hash("e\u{301}").unwrap();
-        let place = |hasher: &Hasher| hasher.idle()[0].as_ptr() as usize;
-        let first = place(&hasher);
-        assert_eq!(hasher.find(&spellings("\u{e9}"), &hash).unwrap(), Some(0), "normalized");
-        assert_eq!(hasher.find(&spellings("e"), &hash).unwrap(), None);
-        assert_eq!(place(&hasher), first);
+        let buffer = |hasher: &Hasher| hasher.idle()[0].as_ptr() as usize;
+        let first = buffer(&hasher);
+        assert_eq!(hasher.find_match(&unicode_forms("\u{e9}"), &hash).unwrap(), Some(0), "normalized");
+        assert_eq!(hasher.find_match(&unicode_forms("e"), &hash).unwrap(), None);
+        assert_eq!(buffer(&hasher), first);
         assert_eq!(hasher.idle().len(), 1);
         // Made by the crate's own high-level API, with other parameters and an output of 16 bytes.
         let params = Params::new(8 * 1024, 1, 2, Some(16)).unwrap();
         let other = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         use argon2::PasswordHasher;
         let other = other.hash_password(b"pass").unwrap().to_string();
-        assert_eq!(hasher.find(&spellings("pass"), &other).unwrap(), Some(0));
+        assert_eq!(hasher.find_match(&unicode_forms("pass"), &other).unwrap(), Some(0));
     }
 }

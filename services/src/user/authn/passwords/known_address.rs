@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use openorch_api::Time;
-use openorch_chassis::{Result, forwarded::network};
+use openorch_chassis::{Result, forwarded::client_network};
 use sha2::{Digest, Sha256};
 
 use crate::user::{
@@ -13,57 +13,57 @@ use crate::user::{
         passwords::check::Passwords,
         rows::{KnownAddress, KnownAddressesRow},
     },
-    shared::contact_address::by_contact,
+    shared::contact_address::throttle_key,
 };
 
 /// Maximum number of addresses per account; the least recently used is removed first.
-const MOST: usize = 16;
-const STORED_EVERY: i64 = 24 * 3600;
+const MAX_ADDRESSES: usize = 16;
+const STORE_INTERVAL: i64 = 24 * 3600;
 
 impl Passwords {
     /// Loads the known addresses of an account or contact into the throttle, once; a missing row is remembered too.
-    pub async fn recall_addresses(&self, counted_as: &str) {
-        if self.throttle.has_recalled(counted_as) {
+    pub async fn load_addresses(&self, counted_as: &str) {
+        if self.throttle.has_loaded(counted_as) {
             return;
         }
         match self.known_addresses.get(&row_id(counted_as)).await {
             Ok(row) => {
                 let stored = row.into_iter().flat_map(|row| row.value.addresses);
                 let stored = stored.filter_map(|known| Some((known.network.parse().ok()?, known.at.0.as_second())));
-                self.throttle.recall(counted_as, stored);
+                self.throttle.load(counted_as, stored);
             }
             Err(error) => tracing::warn!("cannot read the known addresses of an account: {error}"),
         }
     }
 
     /// Whether the account of this contact has signed in from this address.
-    pub async fn knows_contact_at(&self, contact: &str, address: IpAddr) -> bool {
-        let counted_as = by_contact(contact);
-        self.recall_addresses(&counted_as).await;
+    pub async fn is_known_network(&self, contact: &str, address: IpAddr) -> bool {
+        let counted_as = throttle_key(contact);
+        self.load_addresses(&counted_as).await;
         self.throttle.stored_at(&counted_as, address) != i64::MIN
     }
 
     /// Stores the address of a sign-in. Errors do not fail the sign-in.
     pub async fn store_address(&self, user_id: &str, counted_as: &str, address: IpAddr) {
         let now = self.now();
-        if now.0.as_second() - STORED_EVERY < self.throttle.stored_at(counted_as, address) {
+        if now.0.as_second() - STORE_INTERVAL < self.throttle.stored_at(counted_as, address) {
             return;
         }
-        match self.add_address(user_id, counted_as, network(address), now).await {
-            Ok(()) => self.throttle.recall(counted_as, [(address, now.0.as_second())]),
+        match self.add_address(user_id, counted_as, client_network(address), now).await {
+            Ok(()) => self.throttle.load(counted_as, [(address, now.0.as_second())]),
             Err(error) => tracing::warn!("cannot store the address of a sign-in: {error}"),
         }
     }
 
     async fn add_address(&self, user_id: &str, counted_as: &str, network: IpAddr, now: Time) -> Result<()> {
         let id = row_id(counted_as);
-        let known = self.known_addresses.get(&id).await?.map(|row| row.value).filter(|row| row.user_id == user_id);
-        let mut addresses = known.map(|row| row.addresses).unwrap_or_default();
+        let existing = self.known_addresses.get(&id).await?.map(|row| row.value).filter(|row| row.user_id == user_id);
+        let mut addresses = existing.map(|row| row.addresses).unwrap_or_default();
         let network = network.to_string();
         addresses.retain(|known| known.network != network);
         addresses.push(KnownAddress { network, at: now });
-        let beyond = addresses.len().saturating_sub(MOST);
-        addresses.drain(..beyond);
+        let excess = addresses.len().saturating_sub(MAX_ADDRESSES);
+        addresses.drain(..excess);
         let row = KnownAddressesRow { user_id: user_id.to_owned(), addresses };
         self.platform.store.commit(self.known_addresses.upsert(&id, &row)?.into()).await?;
         Ok(())

@@ -71,15 +71,15 @@ pub struct PasswordRules {
 
 impl PasswordRules {
     /// The rules according to the settings.
-    pub fn of(settings: &UserSettings, loopback_only: bool) -> PasswordRules {
+    pub fn from_settings(settings: &UserSettings, loopback_only: bool) -> PasswordRules {
         PasswordRules::new(loopback_only, settings.password_min, *settings.password_max_bytes)
     }
 
     /// On loopback, any non-empty password is accepted, so that existing programs can register with short ones;
     /// otherwise at least eight characters and no common passwords. `min` overrides the length in both cases.
     pub fn new(loopback_only: bool, min: Option<usize>, max_bytes: usize) -> PasswordRules {
-        let usual = if loopback_only { 1 } else { MIN_CHARACTERS };
-        PasswordRules { min: min.unwrap_or(usual).max(1), max_bytes, refuse_common: !loopback_only }
+        let default_min = if loopback_only { 1 } else { MIN_CHARACTERS };
+        PasswordRules { min: min.unwrap_or(default_min).max(1), max_bytes, refuse_common: !loopback_only }
     }
 
     /// Whether a password can exist at all; if not, no hash is computed.
@@ -98,7 +98,7 @@ impl PasswordRules {
                 format!("the password is longer than {} bytes", self.max_bytes),
             ));
         }
-        if normalized(password).chars().count() < self.min {
+        if normalize(password).chars().count() < self.min {
             return Err(Error::new(
                 &errors::PASSWORD_REFUSED,
                 format!("the password needs at least {} characters", self.min),
@@ -113,14 +113,14 @@ impl PasswordRules {
 
 /// Unicode NFC, the form that is hashed. Keyboards and operating systems compose characters differently, which users
 /// cannot see.
-pub fn normalized(password: &str) -> Zeroizing<String> {
+pub fn normalize(password: &str) -> Zeroizing<String> {
     Zeroizing::new(if is_nfc(password) { password.to_owned() } else { password.nfc().collect() })
 }
 
 /// The distinct forms that a hash from before normalization may have been computed from: NFC first, then as sent, then
 /// NFD.
-pub fn spellings(password: &str) -> Vec<Zeroizing<String>> {
-    let mut spellings = vec![normalized(password)];
+pub fn unicode_forms(password: &str) -> Vec<Zeroizing<String>> {
+    let mut spellings = vec![normalize(password)];
     for spelling in [Zeroizing::new(password.to_owned()), Zeroizing::new(password.nfd().collect::<String>())] {
         if !spellings.contains(&spelling) {
             spellings.push(spelling);
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn rules_are_looser_on_loopback() {
-        let (loopback, wide, long) = (
+        let (loopback, network, long) = (
             PasswordRules::new(true, None, 1024),
             PasswordRules::new(false, None, 1024),
             PasswordRules::new(true, Some(12), 1024),
@@ -152,19 +152,19 @@ mod tests {
             (&"e\u{301}".repeat(342), false, false, false),
         ] {
             assert_eq!(loopback.check(password).is_ok(), on_loopback, "{password}");
-            assert_eq!(wide.check(password).is_ok(), beyond, "{password}");
+            assert_eq!(network.check(password).is_ok(), beyond, "{password}");
             assert_eq!(long.check(password).is_ok(), with_min, "{password}");
         }
     }
 
     #[test]
     fn a_password_has_one_normalized_form_and_up_to_three_spellings() {
-        let shown = |password: &str| spellings(password).iter().map(|one| one.to_string()).collect::<Vec<_>>();
-        assert_eq!(shown("pass"), ["pass"]);
-        assert_eq!(shown("\u{e9}"), ["\u{e9}", "e\u{301}"]);
-        assert_eq!(shown("e\u{301}"), ["\u{e9}", "e\u{301}"]);
-        assert_eq!(shown("\u{e9}e\u{301}"), ["\u{e9}\u{e9}", "\u{e9}e\u{301}", "e\u{301}e\u{301}"]);
+        let forms = |password: &str| unicode_forms(password).iter().map(|one| one.to_string()).collect::<Vec<_>>();
+        assert_eq!(forms("pass"), ["pass"]);
+        assert_eq!(forms("\u{e9}"), ["\u{e9}", "e\u{301}"]);
+        assert_eq!(forms("e\u{301}"), ["\u{e9}", "e\u{301}"]);
+        assert_eq!(forms("\u{e9}e\u{301}"), ["\u{e9}\u{e9}", "\u{e9}e\u{301}", "e\u{301}e\u{301}"]);
         // Only NFC: compatibility characters and case are kept (no other rule of RFC 8265 applies).
-        assert_eq!(normalized("\u{fb01}A").as_str(), "\u{fb01}A");
+        assert_eq!(normalize("\u{fb01}A").as_str(), "\u{fb01}A");
     }
 }

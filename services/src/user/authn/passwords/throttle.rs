@@ -13,8 +13,7 @@ use std::{
 
 use moka::sync::Cache;
 use openorch_api::user::errors;
-use openorch_chassis::{Error, Result, forwarded::network};
-
+use openorch_chassis::{Error, Result, forwarded::client_network};
 use tokio::sync::Notify;
 
 /// Failures without a delay: per account and address, per account, per address.
@@ -22,11 +21,11 @@ const FREE_FOR_PAIR: u32 = 5;
 const FREE_FOR_ACCOUNT: u32 = 20;
 const FREE_FOR_ADDRESS: u32 = 50;
 /// Maximum delay, in seconds; the first is one second, and each doubles the previous.
-const LONGEST: i64 = 900;
+const MAX_DELAY: i64 = 900;
 /// Failures are forgotten after so many seconds without another.
-const FORGOTTEN_AFTER: i64 = 3600;
+const RESET_AFTER: i64 = 3600;
 /// Maximum number of cache entries; the least recently used are evicted first.
-const REMEMBERED: u64 = 50_000;
+const CACHE_CAPACITY: u64 = 50_000;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
@@ -36,7 +35,7 @@ enum Key {
 }
 
 impl Key {
-    fn free(&self) -> u32 {
+    fn free_failures(&self) -> u32 {
         match self {
             Key::Pair(..) => FREE_FOR_PAIR,
             Key::Account(_) => FREE_FOR_ACCOUNT,
@@ -56,12 +55,12 @@ struct Failures {
 pub struct Throttle {
     failures: Cache<Key, Failures>,
     /// Accounts and the addresses from which they have signed in, and when that was last stored, in seconds.
-    known: Cache<(String, IpAddr), i64>,
+    known_addresses: Cache<(String, IpAddr), i64>,
     /// Accounts whose stored addresses have been loaded.
-    recalled: Cache<String, ()>,
+    loaded: Cache<String, ()>,
     /// Attempts in progress. Locked while an attempt starts or completes, or concurrent attempts would exceed the
     /// limit.
-    under_way: Mutex<HashMap<Key, u32>>,
+    in_progress: Mutex<HashMap<Key, u32>>,
     /// Notified whenever an attempt ends.
     ended: Notify,
 }
@@ -74,42 +73,42 @@ pub struct Attempt<'a> {
 }
 
 /// All addresses of this machine count as one; other addresses are counted by network.
-fn place(address: IpAddr) -> IpAddr {
-    if address.is_loopback() { Ipv4Addr::LOCALHOST.into() } else { network(address) }
+fn source_network(address: IpAddr) -> IpAddr {
+    if address.is_loopback() { Ipv4Addr::LOCALHOST.into() } else { client_network(address) }
 }
 
 impl Throttle {
     pub fn new() -> Throttle {
         Throttle {
-            failures: Cache::new(REMEMBERED),
-            known: Cache::new(REMEMBERED),
-            recalled: Cache::new(REMEMBERED),
-            under_way: Mutex::default(),
+            failures: Cache::new(CACHE_CAPACITY),
+            known_addresses: Cache::new(CACHE_CAPACITY),
+            loaded: Cache::new(CACHE_CAPACITY),
+            in_progress: Mutex::default(),
             ended: Notify::new(),
         }
     }
 
     /// Whether the stored addresses of an account have been loaded.
-    pub fn has_recalled(&self, account: &str) -> bool {
-        self.recalled.contains_key(account)
+    pub fn has_loaded(&self, account: &str) -> bool {
+        self.loaded.contains_key(account)
     }
 
     /// Adds the stored addresses of an account, each with the time of storing.
-    pub fn recall(&self, account: &str, addresses: impl IntoIterator<Item = (IpAddr, i64)>) {
+    pub fn load(&self, account: &str, addresses: impl IntoIterator<Item = (IpAddr, i64)>) {
         for (address, at) in addresses {
-            self.known.insert((account.to_owned(), place(address)), at);
+            self.known_addresses.insert((account.to_owned(), source_network(address)), at);
         }
-        self.recalled.insert(account.to_owned(), ());
+        self.loaded.insert(account.to_owned(), ());
     }
 
     /// Whether an account has signed in from an address before.
-    pub fn knows(&self, account: &str, address: IpAddr) -> bool {
-        self.known.contains_key(&(account.to_owned(), place(address)))
+    pub fn is_known(&self, account: &str, address: IpAddr) -> bool {
+        self.known_addresses.contains_key(&(account.to_owned(), source_network(address)))
     }
 
     /// When an address of an account was last stored; [`i64::MIN`] if never.
     pub fn stored_at(&self, account: &str, address: IpAddr) -> i64 {
-        self.known.get(&(account.to_owned(), place(address))).unwrap_or(i64::MIN)
+        self.known_addresses.get(&(account.to_owned(), source_network(address))).unwrap_or(i64::MIN)
     }
 
     /// Starts an attempt as soon as the number in progress permits, or fails with the delay. `now` is in seconds. The
@@ -128,25 +127,25 @@ impl Throttle {
 
     fn try_begin(&self, user_id: &str, address: IpAddr, now: i64) -> Result<Option<Attempt<'_>>> {
         let is_local = address.is_loopback();
-        let address = place(address);
+        let address = source_network(address);
         let pair = (user_id.to_owned(), address);
-        let mut under_way = self.under_way();
+        let mut under_way = self.in_progress();
         let mut keys = vec![Key::Pair(user_id.to_owned(), address)];
-        if !self.known.contains_key(&pair) {
+        if !self.known_addresses.contains_key(&pair) {
             keys.push(Key::Address(address));
             // Guesses from elsewhere must not lock out users on this machine, operators above all.
             if !is_local {
                 keys.push(Key::Account(user_id.to_owned()));
             }
         }
-        let wait = keys.iter().map(|key| self.wait(key, now)).max().unwrap_or_default();
+        let wait = keys.iter().map(|key| self.delay(key, now)).max().unwrap_or_default();
         if wait > 0 {
             let sentence = format!("too many failed sign-ins; try again in {wait} seconds");
-            return Err(Error::new(&errors::TOO_MANY_WRONG_PASSWORDS, sentence).after(wait));
+            return Err(Error::new(&errors::TOO_MANY_WRONG_PASSWORDS, sentence).with_retry_after(wait));
         }
         let is_full = |key: &Key| {
-            let failed = self.recent(key, now).map_or(0, |known| known.count);
-            under_way.get(key).is_some_and(|count| *count >= key.free().saturating_sub(failed).max(1))
+            let failed = self.recent_failures(key, now).map_or(0, |known| known.count);
+            under_way.get(key).is_some_and(|count| *count >= key.free_failures().saturating_sub(failed).max(1))
         };
         if keys.iter().any(is_full) {
             return Ok(None);
@@ -157,19 +156,19 @@ impl Throttle {
         Ok(Some(Attempt { throttle: self, keys, pair }))
     }
 
-    fn under_way(&self) -> MutexGuard<'_, HashMap<Key, u32>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    fn in_progress(&self) -> MutexGuard<'_, HashMap<Key, u32>> {
+        self.in_progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn recent(&self, key: &Key, now: i64) -> Option<Failures> {
-        self.failures.get(key).filter(|known| known.count > 0 && now - known.last < FORGOTTEN_AFTER)
+    fn recent_failures(&self, key: &Key, now: i64) -> Option<Failures> {
+        self.failures.get(key).filter(|known| known.count > 0 && now - known.last < RESET_AFTER)
     }
 
     /// Seconds until the next attempt is permitted.
-    fn wait(&self, key: &Key, now: i64) -> i64 {
-        let Some(known) = self.recent(key, now) else { return 0 };
-        let Some(beyond) = known.count.checked_sub(key.free()) else { return 0 };
-        let delay = (1_i64 << beyond.min(16)).min(LONGEST);
+    fn delay(&self, key: &Key, now: i64) -> i64 {
+        let Some(known) = self.recent_failures(key, now) else { return 0 };
+        let Some(beyond) = known.count.checked_sub(key.free_failures()) else { return 0 };
+        let delay = (1_i64 << beyond.min(16)).min(MAX_DELAY);
         if known.last > now {
             // If the clock was set back, the delay restarts now instead of lasting until the clock has caught up.
             self.failures.insert(key.clone(), Failures { last: now, ..known });
@@ -182,24 +181,24 @@ impl Throttle {
 impl Attempt<'_> {
     /// Records a wrong password.
     pub fn failed(self, now: i64) {
-        let _order = self.throttle.under_way();
+        let _order = self.throttle.in_progress();
         for key in &self.keys {
-            let count = self.throttle.recent(key, now).map_or(0, |known| known.count) + 1;
+            let count = self.throttle.recent_failures(key, now).map_or(0, |known| known.count) + 1;
             self.throttle.failures.insert(key.clone(), Failures { count, last: now });
         }
     }
 
     /// Records a correct password: clears the failures of this account at this address.
     pub fn succeeded(self) {
-        let _order = self.throttle.under_way();
+        let _order = self.throttle.in_progress();
         self.throttle.failures.invalidate(&Key::Pair(self.pair.0.clone(), self.pair.1));
-        self.throttle.known.entry(self.pair.clone()).or_insert(i64::MIN);
+        self.throttle.known_addresses.entry(self.pair.clone()).or_insert(i64::MIN);
     }
 }
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        let mut under_way = self.throttle.under_way();
+        let mut under_way = self.throttle.in_progress();
         for key in &self.keys {
             if let Some(count) = under_way.get_mut(key) {
                 *count -= 1;
@@ -240,10 +239,10 @@ mod tests {
             assert!(fail(&throttle, "a", "192.0.2.1", now), "{delay}");
         }
         assert!(!fail(&throttle, "a", "192.0.2.1", now));
-        assert!(fail(&throttle, "a", "192.0.2.1", now + LONGEST), "the longest wait");
+        assert!(fail(&throttle, "a", "192.0.2.1", now + MAX_DELAY), "the longest wait");
         let back = now - 5_000;
         assert!(!fail(&throttle, "a", "192.0.2.1", back), "setting the clock back does not end the delay");
-        assert!(fail(&throttle, "a", "192.0.2.1", back + LONGEST), "nor does it extend the delay");
+        assert!(fail(&throttle, "a", "192.0.2.1", back + MAX_DELAY), "nor does it extend the delay");
         assert!(fail(&throttle, "b", "192.0.2.1", now), "another account");
         assert!(fail(&throttle, "a", "192.0.2.2", now), "another address");
     }
@@ -261,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn who_signed_in_here_before_is_not_shut_out_by_others() {
+    fn an_account_is_not_locked_out_at_a_known_address_by_others() {
         let (throttle, now) = (Throttle::new(), 1_000_000);
         let home: IpAddr = "203.0.113.1".parse().unwrap();
         throttle.try_begin("a", home, now).unwrap().unwrap().succeeded();
@@ -275,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_at_once_learn_no_more_than_one_after_the_other() {
+    async fn concurrent_guesses_learn_no_more_than_sequential_ones() {
         let (throttle, now) = (std::sync::Arc::new(Throttle::new()), 1_000_000);
         let home: IpAddr = "203.0.113.1".parse().unwrap();
         let at_once = |right: bool| {
@@ -298,9 +297,9 @@ mod tests {
         let passed = |all: Vec<bool>| all.into_iter().filter(|passed| *passed).count();
         assert_eq!(passed(at_once(true).await), 64, "correct ones wait for their turn");
         assert_eq!(passed(at_once(false).await), FREE_FOR_PAIR as usize);
-        assert!(throttle.under_way().is_empty());
+        assert!(throttle.in_progress().is_empty());
         // A dropped attempt counts for nothing and blocks no other.
-        let later = now + LONGEST;
+        let later = now + MAX_DELAY;
         drop(throttle.try_begin("a", home, later).unwrap().unwrap());
         assert!(throttle.try_begin("a", home, later).unwrap().is_some());
     }

@@ -13,7 +13,7 @@ use openorch_chassis::Result;
 use crate::user::{
     authn::tokens::digest::Digest,
     authz::accounts::account::Account,
-    shared::versions::{Seen, Versions},
+    shared::versions::{VersionStamp, Versions},
 };
 
 /// A session that has not ended, with the fields needed to check it.
@@ -28,9 +28,9 @@ pub struct LiveSession {
     /// Last use, as Unix time.
     pub used_at: AtomicI64,
     /// The last use according to the store.
-    pub noted_at: AtomicI64,
+    pub stored_used_at: AtomicI64,
     /// Stale once all sessions of the account have ended.
-    pub seen: Seen,
+    pub seen: VersionStamp,
 }
 
 /// A delegated token as sent to a service.
@@ -53,7 +53,7 @@ pub struct SessionCache {
     epoch: AtomicU64,
     /// Versions of the sessions by account. Locked during insertions and invalidations, so that an ended session cannot
     /// be inserted concurrently.
-    order: Mutex<Versions>,
+    versions: Mutex<Versions>,
 }
 
 impl SessionCache {
@@ -62,7 +62,7 @@ impl SessionCache {
             sessions: Cache::new(entries),
             delegated: Cache::new(entries),
             epoch: AtomicU64::new(0),
-            order: Mutex::default(),
+            versions: Mutex::default(),
         }
     }
 
@@ -76,7 +76,7 @@ impl SessionCache {
         }
         let epoch = self.epoch.load(Ordering::SeqCst);
         let Some(session) = read().await?.map(Arc::new) else { return Ok(None) };
-        let _order = self.order();
+        let _order = self.versions();
         if self.epoch.load(Ordering::SeqCst) == epoch {
             self.sessions.insert(id.into(), session.clone());
         }
@@ -87,40 +87,40 @@ impl SessionCache {
         self.sessions.get(id).filter(|session| session.seen.is_current())
     }
 
-    fn order(&self) -> MutexGuard<'_, Versions> {
-        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    fn versions(&self) -> MutexGuard<'_, Versions> {
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The version of the account's sessions, taken before a session is read.
-    pub fn see_sessions(&self, user_id: &str) -> Seen {
-        self.order().see(user_id)
+    pub fn session_version(&self, user_id: &str) -> VersionStamp {
+        self.versions().stamp(user_id)
     }
 
     /// Ends all sessions of an account but `keep`: the next request with one is refused.
-    pub fn sessions_of_account_ended(&self, user_id: &str, keep: Option<&str>) {
-        let order = self.order();
+    pub fn evict_account(&self, user_id: &str, keep: Option<&str>) {
+        let order = self.versions();
         self.epoch.fetch_add(1, Ordering::SeqCst);
         // A session that has already ended is not kept, even if requested.
         let kept = keep.and_then(|id| self.live_session(id)).filter(|session| *session.user_id == *user_id);
-        order.rise(user_id);
+        order.bump(user_id);
         if let Some(kept) = kept {
             kept.seen.renew();
         }
     }
 
     /// Ends these sessions: the next request with one is refused, or with one exchanged from it.
-    pub fn sessions_ended(&self, ids: &[String]) {
+    pub fn evict(&self, ids: &[String]) {
         if ids.is_empty() {
             return;
         }
-        let _order = self.order();
+        let _order = self.versions();
         self.epoch.fetch_add(1, Ordering::SeqCst);
         ids.iter().for_each(|id| self.sessions.invalidate(id.as_str()));
     }
 
     /// Clears the cache.
-    pub fn forget_all(&self) {
-        let _order = self.order();
+    pub fn clear(&self) {
+        let _order = self.versions();
         self.epoch.fetch_add(1, Ordering::SeqCst);
         self.sessions.invalidate_all();
         self.delegated.invalidate_all();
@@ -133,23 +133,24 @@ impl SessionCache {
         if let Some(from) = &known.exchanged_from {
             self.live_session(from)?;
         }
-        let is_as_made = Arc::ptr_eq(&known, &found.session) && found.account.is_current();
-        (found.fresh_until > now && is_as_made && found.rights == rights).then_some(found)
+        let is_unchanged = Arc::ptr_eq(&known, &found.session) && found.account.is_current();
+        (found.fresh_until > now && is_unchanged && found.rights == rights).then_some(found)
     }
 
-    pub fn keep_delegated(&self, digest: Digest, delegated: Delegated) {
+    pub fn insert_delegated(&self, digest: Digest, delegated: Delegated) {
         self.delegated.insert(digest, delegated);
     }
 
-    pub fn known_session(&self, id: &str) -> Option<Arc<LiveSession>> {
+    pub fn cached_session(&self, id: &str) -> Option<Arc<LiveSession>> {
         self.sessions.get(id)
     }
 
     /// Sessions whose last use differs from the stored one by `behind` seconds or more. It may also be earlier, if the
     /// stored one was written while the clock was wrong.
-    pub fn unnoted_uses(&self, behind: i64) -> Vec<Arc<LiveSession>> {
+    pub fn unflushed_uses(&self, behind: i64) -> Vec<Arc<LiveSession>> {
         let lags = |session: &LiveSession| {
-            let (used, noted) = (session.used_at.load(Ordering::Relaxed), session.noted_at.load(Ordering::Relaxed));
+            let (used, noted) =
+                (session.used_at.load(Ordering::Relaxed), session.stored_used_at.load(Ordering::Relaxed));
             used.abs_diff(noted) >= behind.unsigned_abs()
         };
         let all = self.sessions.iter().map(|(_, session)| session);
@@ -171,14 +172,14 @@ mod tests {
         serde_json::from_value(row).unwrap()
     }
 
-    struct Bench {
+    struct Fixture {
         sessions: SessionCache,
         accounts: AccountCache,
     }
 
-    impl Bench {
-        fn new() -> Bench {
-            Bench { sessions: SessionCache::new(100), accounts: AccountCache::new(100) }
+    impl Fixture {
+        fn new() -> Fixture {
+            Fixture { sessions: SessionCache::new(100), accounts: AccountCache::new(100) }
         }
 
         async fn session(&self, id: &str, exchanged_from: Option<&str>) -> Arc<LiveSession> {
@@ -189,8 +190,8 @@ mod tests {
                 exchanged_from: exchanged_from.map(Into::into),
                 created_at: 0,
                 used_at: 0.into(),
-                noted_at: 0.into(),
-                seen: self.sessions.see_sessions("usr_1"),
+                stored_used_at: 0.into(),
+                seen: self.sessions.session_version("usr_1"),
             };
             self.sessions.session(id, async || Ok(Some(session()))).await.unwrap().unwrap()
         }
@@ -205,30 +206,31 @@ mod tests {
         fn keep(&self, digest: u8, session: &Arc<LiveSession>, account: &Arc<Account>, rights: u64) {
             let header = HeaderValue::from_static("Bearer x");
             let (session, account) = (session.clone(), account.clone());
-            self.sessions.keep_delegated([digest; 32], Delegated { header, session, account, rights, fresh_until: 10 });
+            self.sessions
+                .insert_delegated([digest; 32], Delegated { header, session, account, rights, fresh_until: 10 });
         }
 
         fn has(&self, digest: u8) -> bool {
-            self.sessions.delegated(&[digest; 32], 5, self.accounts.rights()).is_some()
+            self.sessions.delegated(&[digest; 32], 5, self.accounts.rights_epoch()).is_some()
         }
     }
 
     #[tokio::test]
-    async fn a_delegated_token_that_was_begun_before_rights_changed_is_not_sent_on() {
-        type Change = fn(&Bench);
+    async fn a_delegated_token_issued_before_rights_changed_is_not_used() {
+        type Change = fn(&Fixture);
         let changes: [(Change, bool); 8] = [
             (|_| {}, true),
             (|bench| bench.accounts.profile_changed("usr_1"), true),
             (|bench| bench.accounts.rights_changed("usr_2"), true),
-            (|bench| bench.accounts.roles_gone(["other:role"]), true),
+            (|bench| bench.accounts.roles_deleted(["other:role"]), true),
             (|bench| bench.accounts.rights_changed("usr_1"), false),
-            (|bench| bench.accounts.roles_gone(["some:role"]), false),
-            (|bench| bench.sessions.sessions_of_account_ended("usr_1", None), false),
+            (|bench| bench.accounts.roles_deleted(["some:role"]), false),
+            (|bench| bench.sessions.evict_account("usr_1", None), false),
             (|bench| bench.accounts.all_rights_changed(), false),
         ];
         for (n, (change, is_sent)) in changes.into_iter().enumerate() {
-            let bench = Bench::new();
-            let rights = bench.accounts.rights();
+            let bench = Fixture::new();
+            let rights = bench.accounts.rights_epoch();
             let (session, account) = (bench.session("ses_1", None).await, bench.account("usr_1", "some:role").await);
             change(&bench);
             bench.keep(0, &session, &account, rights);
@@ -237,62 +239,62 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_account_that_was_read_while_something_changed_is_not_kept_and_makes_no_token_that_is() {
-        let bench = Bench::new();
+    async fn an_account_read_during_a_change_is_not_cached_and_neither_are_its_tokens() {
+        let bench = Fixture::new();
         let (session, row) = (bench.session("ses_1", None).await, user("usr_1"));
         let read = async || {
-            bench.accounts.roles_gone(["some:role"]);
+            bench.accounts.roles_deleted(["some:role"]);
             Ok(Some(Account::new(&row, &[])))
         };
         let account = bench.accounts.account("usr_1", read).await.unwrap().unwrap();
-        bench.keep(0, &session, &account, bench.accounts.rights());
+        bench.keep(0, &session, &account, bench.accounts.rights_epoch());
         assert!(!bench.has(0) && !Arc::ptr_eq(&account, &bench.account("usr_1", "some:role").await));
     }
 
     #[tokio::test]
-    async fn a_change_leaves_what_it_does_not_concern_as_it_is_in_memory() {
-        let bench = Bench::new();
+    async fn a_change_does_not_evict_unrelated_entries() {
+        let bench = Fixture::new();
         let session = bench.session("ses_1", None).await;
         let (account, other) = (bench.account("usr_1", "some:role").await, bench.account("usr_2", "other:role").await);
         bench.accounts.rights_changed("usr_1");
-        bench.accounts.roles_gone(["some:role"]);
-        bench.sessions.sessions_ended(&["ses_2".into()]);
-        bench.sessions.sessions_of_account_ended("usr_2", None);
+        bench.accounts.roles_deleted(["some:role"]);
+        bench.sessions.evict(&["ses_2".into()]);
+        bench.sessions.evict_account("usr_2", None);
         assert!(Arc::ptr_eq(&session, &bench.session("ses_1", None).await), "the session came from the cache");
         assert!(Arc::ptr_eq(&other, &bench.account("usr_2", "other:role").await));
         assert!(!Arc::ptr_eq(&account, &bench.account("usr_1", "some:role").await));
     }
 
     #[tokio::test]
-    async fn what_was_exchanged_from_a_session_ends_with_it_also_where_its_delegated_token_is_known() {
-        let bench = Bench::new();
+    async fn a_session_ends_with_the_one_it_was_exchanged_from_even_if_its_delegated_token_is_cached() {
+        let bench = Fixture::new();
         bench.session("ses_1", None).await;
         let (exchanged, account) = (bench.session("ses_2", Some("ses_1")).await, bench.account("usr_1", "a:b").await);
-        bench.keep(0, &exchanged, &account, bench.accounts.rights());
+        bench.keep(0, &exchanged, &account, bench.accounts.rights_epoch());
         assert!(bench.has(0));
-        bench.sessions.sessions_ended(&["ses_1".into()]);
+        bench.sessions.evict(&["ses_1".into()]);
         assert!(!bench.has(0));
     }
 
     #[tokio::test]
-    async fn of_all_sessions_of_an_account_the_one_to_keep_stays_and_none_that_ended_comes_back() {
-        let bench = Bench::new();
+    async fn ending_all_sessions_of_an_account_keeps_one_and_revives_none() {
+        let bench = Fixture::new();
         let (kept, ended) = (bench.session("ses_1", None).await, bench.session("ses_2", None).await);
-        bench.sessions.sessions_of_account_ended("usr_1", Some("ses_1"));
+        bench.sessions.evict_account("usr_1", Some("ses_1"));
         assert!(Arc::ptr_eq(&kept, &bench.session("ses_1", None).await));
         // The account changes its password with the session that has just ended.
-        bench.sessions.sessions_of_account_ended("usr_1", Some("ses_2"));
+        bench.sessions.evict_account("usr_1", Some("ses_2"));
         let none = async || Ok(None);
         assert!(bench.sessions.session("ses_2", none).await.unwrap().is_none() && !ended.seen.is_current());
         assert!(bench.sessions.session("ses_1", none).await.unwrap().is_none());
     }
 
     #[tokio::test]
-    async fn sessions_that_ended_are_not_noted() {
-        let bench = Bench::new();
+    async fn uses_of_ended_sessions_are_not_flushed() {
+        let bench = Fixture::new();
         bench.session("ses_1", None).await.used_at.store(100, Ordering::Relaxed);
-        assert_eq!(bench.sessions.unnoted_uses(50).len(), 1);
-        bench.sessions.sessions_of_account_ended("usr_1", None);
-        assert!(bench.sessions.unnoted_uses(50).is_empty());
+        assert_eq!(bench.sessions.unflushed_uses(50).len(), 1);
+        bench.sessions.evict_account("usr_1", None);
+        assert!(bench.sessions.unflushed_uses(50).is_empty());
     }
 }

@@ -14,12 +14,12 @@ use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored};
 use crate::user::{
     authn::{
         rows::{SESSIONS, SessionRow},
-        sessions::live::{exchanged_from_any, these},
+        sessions::live::{delete_exchanged, delete_sessions},
         state::Authn,
         tokens::{
             digest::digest,
             jwt::{Claims, ISSUER},
-            role_claims::{told, told_app},
+            role_claims::{app_claim, role_claims},
         },
     },
     authz::accounts::account::Account,
@@ -29,7 +29,7 @@ use crate::user::{
 const MAX_EXCHANGED: u64 = 100;
 
 /// The app and device for which a session is requested. An account has at most one session for each.
-pub struct Place<'a> {
+pub struct SessionSlot<'a> {
     pub app: &'a str,
     pub device: &'a str,
     /// For a token exchange: the session from which the new one is exchanged.
@@ -51,7 +51,7 @@ impl Authn {
         &self,
         call: &CallAudit,
         account: &Account,
-        place: &Place<'_>,
+        place: &SessionSlot<'_>,
         guard: Batch,
     ) -> Result<AuthToken> {
         if !account.is_in(place.app) {
@@ -63,28 +63,30 @@ impl Authn {
                 ),
             ));
         }
-        let _turn = self.sessions.turns.take(account.id.clone()).await;
+        let _turn = self.sessions.turns.acquire(account.id.clone()).await;
         let by_device = Query::all().equals("userId", &*account.id).equals("app", place.app);
         let found = self.sessions.rows.find(&by_device.equals("device", place.device)).await?.into_iter().next();
-        self.refuse_occupied(place, found.as_ref()).await?;
-        self.refuse_too_many(account, place, found.is_none()).await?;
+        self.check_device_is_free(place, found.as_ref()).await?;
+        self.check_exchange_quota(account, place, found.is_none()).await?;
         let before = found.as_ref().map(|found| (found.id.clone(), found.value.token_id.clone()));
-        let mut ended = if found.is_none() { self.idle_longest(account, place).await? } else { Vec::new() };
-        let must_hold = guard.clone();
+        let mut ended = if found.is_none() { self.least_recently_used(account, place).await? } else { Vec::new() };
+        let original_guard = guard.clone();
         let guard = match ended.is_empty() {
             true => guard,
-            false => guard.with(these(&account.id, ended.clone())).with(exchanged_from_any(&account.id, ended.clone())),
+            false => guard
+                .with(delete_sessions(&account.id, ended.clone()))
+                .with(delete_exchanged(&account.id, ended.clone())),
         };
         let (row, batch) = self.session_for(account, place, found, guard)?;
         let Some(batch) = batch else { return self.auth_token(account, &row).await };
         let is_same = before.as_ref().is_some_and(|(id, token_id)| *id == row.id && *token_id == row.token_id);
         ended.extend(before.map(|(id, _)| id).filter(|id| *id != row.id));
-        let written = self.sessions.commits.commit(call, batch, || self.sessions.cache.sessions_ended(&ended)).await;
+        let written = self.sessions.commits.commit(call, batch, || self.sessions.cache.evict(&ended)).await;
         match written {
             // If only the last use cannot be stored, the sign-in succeeds nevertheless: an operator must be able to
             // sign in to free disk space.
             Err(error @ (StoreError::StorageFull(_) | StoreError::Replaced(_))) if is_same => {
-                self.platform.commit(call, must_hold).await?;
+                self.platform.commit(call, original_guard).await?;
                 tracing::warn!(user.id = &*account.id, "cannot store the last use of a resumed session: {error}");
             }
             written => drop(written?),
@@ -94,7 +96,7 @@ impl Authn {
 
     /// The sessions of an account that must end so that one more fits: the least recently used. Never the session from
     /// which the new one is exchanged.
-    async fn idle_longest(&self, account: &Account, place: &Place<'_>) -> Result<Vec<String>> {
+    async fn least_recently_used(&self, account: &Account, place: &SessionSlot<'_>) -> Result<Vec<String>> {
         let most = self.sessions.max_per_account;
         let count = self.sessions.rows.count(&[Filter::equals("userId", &*account.id)]).await?;
         let Some(beyond) = (count + 1).checked_sub(most).filter(|beyond| *beyond > 0) else { return Ok(Vec::new()) };
@@ -105,7 +107,7 @@ impl Authn {
     }
 
     /// Limits the number of sessions exchanged from one session.
-    async fn refuse_too_many(&self, account: &Account, place: &Place<'_>, is_new: bool) -> Result<()> {
+    async fn check_exchange_quota(&self, account: &Account, place: &SessionSlot<'_>, is_new: bool) -> Result<()> {
         let of_account = Filter::equals("userId", &*account.id);
         let Some(from) = place.exchanged_from.filter(|_| is_new) else { return Ok(()) };
         let of_origin = [of_account, Filter::equals("exchangedFrom", from.id.as_str())];
@@ -121,9 +123,9 @@ impl Authn {
     }
 
     /// An exchanged session must not replace one that was signed in to or exchanged from another session.
-    async fn refuse_occupied(&self, place: &Place<'_>, found: Option<&Stored<SessionRow>>) -> Result<()> {
+    async fn check_device_is_free(&self, place: &SessionSlot<'_>, found: Option<&Stored<SessionRow>>) -> Result<()> {
         let (Some(from), Some(Stored { value: row, .. })) = (place.exchanged_from, found) else { return Ok(()) };
-        if self.sessions.is_over(row) || row.exchanged_from.as_deref() == Some(&*from.id) {
+        if self.sessions.has_ended(row) || row.exchanged_from.as_deref() == Some(&*from.id) {
             return Ok(());
         }
         if let Some(other) = &row.exchanged_from
@@ -138,7 +140,7 @@ impl Authn {
     }
 
     /// Issues a new token for an active session.
-    pub async fn renew(&self, call: &CallAudit, account: &Account, session_id: &str) -> Result<AuthToken> {
+    pub async fn refresh_token(&self, call: &CallAudit, account: &Account, session_id: &str) -> Result<AuthToken> {
         let ended = || Error::new(&access::SESSION_ENDED, "the session of this token has ended; sign in again");
         retry(|| async {
             let found = self.sessions.rows.get(session_id).await?.filter(|found| account.is_in(&found.value.app));
@@ -158,7 +160,7 @@ impl Authn {
         &self,
         call: &CallAudit,
         account: &Account,
-        place: &Place<'_>,
+        place: &SessionSlot<'_>,
         with_account: Batch,
         forget: impl FnOnce(),
     ) -> Result<AuthToken> {
@@ -171,27 +173,27 @@ impl Authn {
     fn session_for(
         &self,
         account: &Account,
-        place: &Place<'_>,
+        place: &SessionSlot<'_>,
         found: Option<Stored<SessionRow>>,
         guard: Batch,
     ) -> Result<(SessionRow, Option<Batch>)> {
         let now = self.now();
         let roles_digest = roles_digest(account, place.app);
         let exchanged_from = place.exchanged_from.map(|from| from.id.clone());
-        let (asleep, alive) = match found {
+        let (expired, active) = match found {
             // A session that came about differently must be replaced: holders of its tokens must not get access to this
             // one.
-            Some(found) if self.sessions.is_over(&found.value) || found.value.exchanged_from != exchanged_from => {
+            Some(found) if self.sessions.has_ended(&found.value) || found.value.exchanged_from != exchanged_from => {
                 (Some(found), None)
             }
             found => (None, found),
         };
-        let Some(Stored { version, value: mut row, .. }) = alive else {
+        let Some(Stored { version, value: mut row, .. }) = active else {
             // An expired session is not resumed but replaced.
-            let guard = match asleep {
+            let guard = match expired {
                 Some(asleep) => guard
                     .with(self.sessions.rows.delete(&asleep.value.id, Some(asleep.version)))
-                    .with(exchanged_from_any(&account.id, vec![asleep.value.id])),
+                    .with(delete_exchanged(&account.id, vec![asleep.value.id])),
                 None => guard,
             };
             let fresh = SessionRow {
@@ -209,7 +211,7 @@ impl Authn {
             };
             let of_account = Filter::equals("userId", &*account.id);
             let mut guard = guard;
-            guard.0.extend(self.authz.in_app(place.app)?);
+            guard.0.extend(self.authz.require_app(place.app)?);
             let mut batch = guard.with(self.sessions.rows.create(&fresh.id, &fresh)?);
             if let Some(from) = &fresh.exchanged_from {
                 let of_origin = vec![of_account.clone(), Filter::equals("exchangedFrom", from.as_str())];
@@ -220,8 +222,8 @@ impl Authn {
             return Ok((fresh, Some(batch)));
         };
         let renew_after = self.tokens.lifetime.as_secs() as i64 * 2 / 3;
-        let due = now.0.as_second() - row.issued_at.0.as_second() >= renew_after;
-        if row.roles_digest == roles_digest && !due {
+        let is_renewal_due = now.0.as_second() - row.issued_at.0.as_second() >= renew_after;
+        if row.roles_digest == roles_digest && !is_renewal_due {
             // Nothing to store, but the guard must still hold.
             return Ok((row, Some(guard).filter(|guard| !guard.is_empty())));
         }
@@ -242,14 +244,14 @@ impl Authn {
         let claims = Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
-            ori: told(account.roles_in(&row.app).iter().map(AsRef::as_ref), &account.trusted, None),
+            ori: role_claims(account.roles_in(&row.app).iter().map(AsRef::as_ref), &account.trusted, None),
             iss: ISSUER.into(),
             iat: issued,
             exp: expires,
             jti: row.token_id.clone(),
             sid: row.id.clone(),
             aud: None,
-            app: told_app(&row.app),
+            app: app_claim(&row.app),
         };
         let token = self.tokens.sign(claims).await?;
         Ok(AuthToken {

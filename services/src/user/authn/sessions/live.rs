@@ -9,7 +9,9 @@ use std::{
 
 use jiff::Timestamp;
 use openorch_api::{Time, error::access};
-use openorch_chassis::{Error, Platform, Result, audit::CallAudit, identity::InstancePresence, turns::Turns};
+use openorch_chassis::{
+    Error, Platform, Result, audit::CallAudit, fair_semaphore::FairSemaphore, identity::InstancePresence,
+};
 use openorch_store::{Batch, Filter, Guard, Stored, Table, Write};
 
 use crate::user::{
@@ -28,8 +30,8 @@ const CLOCK_LEEWAY: i64 = 60;
 pub const MAX_DEVICE_BYTES: usize = 128;
 /// The maximum lag of the stored last use, in seconds and as a fraction of the idle timeout: after a restart the stored
 /// time counts.
-const USE_NOTED_AFTER: i64 = 3600;
-const USE_NOTED_PART: i64 = 4;
+const MAX_LAST_USE_LAG: i64 = 3600;
+const LAST_USE_LAG_FRACTION: i64 = 4;
 
 pub struct Sessions {
     pub platform: Platform,
@@ -43,11 +45,11 @@ pub struct Sessions {
     pub max_per_account: u64,
     /// Fair scheduling of session changes by account, so that an account that constantly changes its sessions cannot
     /// block the sign-ins of others.
-    pub turns: Turns<Arc<str>>,
+    pub turns: FairSemaphore<Arc<str>>,
 }
 
 /// Maximum number of accounts whose sessions change concurrently.
-const CHANGES_AT_ONCE: usize = 4;
+const CHANGE_CONCURRENCY: usize = 4;
 
 impl Sessions {
     pub fn new(
@@ -64,7 +66,7 @@ impl Sessions {
             idle_timeout: settings.session_idle_timeout,
             max_lifetime: settings.session_max_lifetime,
             max_per_account: settings.max_sessions_per_account,
-            turns: Turns::new(CHANGES_AT_ONCE),
+            turns: FairSemaphore::new(CHANGE_CONCURRENCY),
             platform: platform.clone(),
         }
     }
@@ -77,8 +79,8 @@ impl Sessions {
     pub async fn live_session(&self, verified: &Verified) -> Result<Arc<LiveSession>> {
         let now = self.now().0.as_second();
         // A token issued while the clock was ahead would stay valid until the clock catches up.
-        let is_of_now = verified.claims.iat <= now + CLOCK_LEEWAY && now < verified.claims.exp;
-        if verified.audience.is_some() && !is_of_now {
+        let is_in_validity_period = verified.claims.iat <= now + CLOCK_LEEWAY && now < verified.claims.exp;
+        if verified.audience.is_some() && !is_in_validity_period {
             return Err(Error::new(&access::DELEGATION_ENDED, "the delegated token has expired; repeat the call"));
         }
         let session = self.use_session(&verified.claims.sid).await?;
@@ -95,7 +97,7 @@ impl Sessions {
         if self.is_idle(&session, now) && !self.has_live_instance(&session.user_id) {
             return Err(ended());
         }
-        if self.is_too_old(session.created_at, now) {
+        if self.exceeds_max_lifetime(session.created_at, now) {
             return Err(ended());
         }
         if let Some(from) = &session.exchanged_from {
@@ -108,47 +110,47 @@ impl Sessions {
     }
 
     pub fn is_idle(&self, session: &LiveSession, now: i64) -> bool {
-        self.is_unused(session.used_at.load(Ordering::Relaxed), now)
+        self.exceeds_idle_timeout(session.used_at.load(Ordering::Relaxed), now)
     }
 
     /// Whether a session with this last use has exceeded the idle timeout.
-    fn is_unused(&self, used_at: i64, now: i64) -> bool {
-        let most = self.idle_timeout;
-        now - used_at > most.as_secs() as i64 && self.platform.ages.may_end(most)
+    fn exceeds_idle_timeout(&self, used_at: i64, now: i64) -> bool {
+        let timeout = self.idle_timeout;
+        now - used_at > timeout.as_secs() as i64 && self.platform.expiry.may_expire(timeout)
     }
 
     async fn read_session(&self, id: &str) -> Result<Option<LiveSession>> {
         let Some(Stored { value: row, .. }) = self.rows.get(id).await? else { return Ok(None) };
         let used_at = row.used_at.0.as_second();
         Ok(Some(LiveSession {
-            seen: self.cache.see_sessions(&row.user_id),
+            seen: self.cache.session_version(&row.user_id),
             id: row.id.into(),
             user_id: row.user_id.into(),
             app: row.app.into(),
             exchanged_from: row.exchanged_from.map(Into::into),
             created_at: row.created_at.0.as_second(),
             used_at: used_at.into(),
-            noted_at: used_at.into(),
+            stored_used_at: used_at.into(),
         }))
     }
 
     /// Whether a stored session has ended, by idle timeout or maximum lifetime.
-    pub fn is_over(&self, row: &SessionRow) -> bool {
+    pub fn has_ended(&self, row: &SessionRow) -> bool {
         let now = self.now().0.as_second();
-        if self.is_too_old(row.created_at.0.as_second(), now) {
+        if self.exceeds_max_lifetime(row.created_at.0.as_second(), now) {
             return true;
         }
-        self.is_unused(self.last_use(row).0.as_second(), now) && !self.has_live_instance(&row.user_id)
+        self.exceeds_idle_timeout(self.last_use(row).0.as_second(), now) && !self.has_live_instance(&row.user_id)
     }
 
     /// Whether a session has exceeded its maximum lifetime.
-    pub fn is_too_old(&self, created_at: i64, now: i64) -> bool {
+    pub fn exceeds_max_lifetime(&self, created_at: i64, now: i64) -> bool {
         self.max_lifetime.is_some_and(|most| now - created_at > most.as_secs() as i64)
     }
 
     /// The last known use of a stored session.
     pub fn last_use(&self, row: &SessionRow) -> Time {
-        let live = self.cache.known_session(&row.id).map(|live| live.used_at.load(Ordering::Relaxed));
+        let live = self.cache.cached_session(&row.id).map(|live| live.used_at.load(Ordering::Relaxed));
         let live = live.and_then(|second| Timestamp::from_second(second).ok());
         Time(live.map_or(row.used_at.0, |live| live.max(row.used_at.0)))
     }
@@ -158,7 +160,7 @@ impl Sessions {
     }
 
     /// Ends all sessions of an account but `keep`, in one batch with `and`, including sessions created concurrently.
-    pub async fn end_sessions(
+    pub async fn revoke_all_sessions(
         &self,
         call: &CallAudit,
         user_id: &str,
@@ -175,15 +177,16 @@ impl Sessions {
         if let Some(keep) = &keep {
             batch = batch.with(self.rows.create(&keep.id, &keep.value)?);
         }
-        self.commits.commit(call, batch, || self.cache.sessions_of_account_ended(user_id, kept_id.as_deref())).await?;
+        self.commits.commit(call, batch, || self.cache.evict_account(user_id, kept_id.as_deref())).await?;
         Ok(())
     }
 
     /// Ends these sessions of an account and those exchanged from them, in one batch.
-    pub async fn end_these(&self, call: &CallAudit, user_id: &str, ended: &[String]) -> Result<()> {
+    pub async fn revoke_sessions(&self, call: &CallAudit, user_id: &str, ended: &[String]) -> Result<()> {
         // By filter, since some may end concurrently.
-        let batch = Batch::new().with(these(user_id, ended.to_vec())).with(exchanged_from_any(user_id, ended.to_vec()));
-        self.commits.commit(call, batch, || self.cache.sessions_ended(ended)).await?;
+        let batch =
+            Batch::new().with(delete_sessions(user_id, ended.to_vec())).with(delete_exchanged(user_id, ended.to_vec()));
+        self.commits.commit(call, batch, || self.cache.evict(ended)).await?;
         Ok(())
     }
 }
@@ -193,13 +196,13 @@ fn ended() -> Error {
 }
 
 /// Deletes these sessions of an account, if they still exist.
-pub fn these(user_id: &str, ids: Vec<String>) -> Write {
+pub fn delete_sessions(user_id: &str, ids: Vec<String>) -> Write {
     let filters = vec![Filter::equals("userId", user_id), Filter::is_in("id", ids)];
     Write::DeleteWhere { collection: SESSIONS.name, filters }
 }
 
 /// Deletes the sessions exchanged from these.
-pub fn exchanged_from_any(user_id: &str, ids: Vec<String>) -> Write {
+pub fn delete_exchanged(user_id: &str, ids: Vec<String>) -> Write {
     let filters = vec![Filter::equals("userId", user_id), Filter::is_in("exchangedFrom", ids)];
     Write::DeleteWhere { collection: SESSIONS.name, filters }
 }
@@ -210,17 +213,17 @@ pub fn device_of(named: Option<&str>) -> &str {
 }
 
 /// Stores the last use of sessions whose stored time lags by an hour, or by a fraction of the idle timeout.
-pub async fn note_uses(sessions: Arc<Sessions>) {
-    let part = sessions.idle_timeout.as_secs() as i64 / USE_NOTED_PART;
+pub async fn flush_last_used(sessions: Arc<Sessions>) {
+    let part = sessions.idle_timeout.as_secs() as i64 / LAST_USE_LAG_FRACTION;
     // Scans the whole cache, so it runs off the async workers.
-    let walking = sessions.clone();
-    let unnoted = tokio::task::spawn_blocking(move || walking.cache.unnoted_uses(part.clamp(1, USE_NOTED_AFTER)));
-    for session in unnoted.await.unwrap_or_default() {
+    let scanned = sessions.clone();
+    let unflushed = tokio::task::spawn_blocking(move || scanned.cache.unflushed_uses(part.clamp(1, MAX_LAST_USE_LAG)));
+    for session in unflushed.await.unwrap_or_default() {
         let used = session.used_at.load(Ordering::Relaxed);
-        let noted = async {
+        let stored = async {
             let Some(Stored { version, value: mut row, .. }) = sessions.rows.get(&session.id).await? else {
                 // The session has ended, so there is nothing to store.
-                session.noted_at.store(used, Ordering::Relaxed);
+                session.stored_used_at.store(used, Ordering::Relaxed);
                 return Ok(());
             };
             row.used_at = Time(Timestamp::from_second(used).unwrap_or(row.used_at.0));
@@ -229,10 +232,10 @@ pub async fn note_uses(sessions: Arc<Sessions>) {
                 .store
                 .commit(Batch::new().with(sessions.rows.replace(&row.id, &row, Some(version))?))
                 .await?;
-            session.noted_at.store(used, Ordering::Relaxed);
+            session.stored_used_at.store(used, Ordering::Relaxed);
             Ok::<(), Error>(())
         };
-        if let Err(error) = noted.await {
+        if let Err(error) = stored.await {
             tracing::warn!("cannot store the last use of a session: {error:?}");
         }
     }

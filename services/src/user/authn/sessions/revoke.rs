@@ -17,9 +17,9 @@ use crate::user::{
 pub async fn list(cx: Cx<Authn>, Query(request): Query<ListSessionsRequest>) -> Result<Json<ListSessionsResponse>> {
     let caller = cx.caller()?;
     let user_id = request.user_id.filter(|id| !id.is_empty()).unwrap_or_else(|| caller.user_id.to_string());
-    let own = cx.authz.known_account(&caller.user_id).await?;
+    let own = cx.authz.require_account(&caller.user_id).await?;
     let found = cx.sessions.rows.find(&Asked::all().equals("userId", user_id)).await?;
-    let is_shown = |row: &SessionRow| !cx.sessions.is_over(row) && cx.may_end(&own, row);
+    let is_shown = |row: &SessionRow| !cx.sessions.has_ended(row) && cx.may_end(&own, row);
     let sessions = found.into_iter().map(|row| row.value).filter(is_shown).map(|row| Session {
         current: *row.id == *caller.session_id,
         used_at: cx.sessions.last_use(&row),
@@ -35,10 +35,12 @@ pub async fn list(cx: Cx<Authn>, Query(request): Query<ListSessionsRequest>) -> 
 /// Callers without the right to end a session get the same error as for a session that does not exist.
 pub async fn owner(cx: &Cx<Authn>, id: &SessionId) -> Result<String> {
     let found = cx.sessions.rows.get(&id.0).await?.map(|found| found.value.user_id);
-    found.filter(|user_id| cx.caller().is_ok_and(|caller| **user_id == *caller.user_id)).ok_or_else(|| no_such(id))
+    found
+        .filter(|user_id| cx.caller().is_ok_and(|caller| **user_id == *caller.user_id))
+        .ok_or_else(|| no_such_session(id))
 }
 
-fn no_such(id: &SessionId) -> Error {
+fn no_such_session(id: &SessionId) -> Error {
     let sentence = format!("there is no session `{}`; GET /user-svc/sessions lists yours", id.0);
     Error::new(&errors::NO_SUCH_SESSION, sentence)
 }
@@ -46,10 +48,10 @@ fn no_such(id: &SessionId) -> Error {
 pub async fn revoke(cx: Cx<Authn>, Path(id): Path<SessionId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     let found = cx.sessions.rows.get(&id.0).await?;
-    let own = cx.authz.known_account(&caller.user_id).await?;
-    let found = found.filter(|found| cx.may_end(&own, &found.value)).ok_or_else(|| no_such(&id))?;
+    let own = cx.authz.require_account(&caller.user_id).await?;
+    let found = found.filter(|found| cx.may_end(&own, &found.value)).ok_or_else(|| no_such_session(&id))?;
     cx.require_right_to_end(&cx.request.audit, &own, &found.value);
-    cx.sessions.end_these(&cx.request.audit, &found.value.user_id, &[id.0]).await?;
+    cx.sessions.revoke_sessions(&cx.request.audit, &found.value.user_id, &[id.0]).await?;
     Ok(Json(Empty {}))
 }
 
@@ -67,15 +69,16 @@ pub async fn revoke_tokens(cx: Cx<Authn>, Body(request): Body<RevokeTokensReques
     }
     // Programs without a device share one session: a user who signs out everywhere does not mean to stop them. An admin
     // who revokes the sessions of another account means all of them.
-    let spares_programs = |of: &str, id: &str| of == UNKNOWN_DEVICE && others.is_none() && *id != *caller.session_id;
-    let own = cx.authz.known_account(&caller.user_id).await?;
+    let is_shared_by_programs =
+        |of: &str, id: &str| of == UNKNOWN_DEVICE && others.is_none() && *id != *caller.session_id;
+    let own = cx.authz.require_account(&caller.user_id).await?;
     let of_account = Asked::all().equals("userId", user_id);
     let asked = match &device {
         _ if all => of_account,
         Some(device) => of_account.equals("device", device.as_str()),
         None => of_account.equals("id", &*caller.session_id),
     };
-    let _turn = cx.sessions.turns.take(caller.user_id.clone()).await;
+    let _turn = cx.sessions.turns.acquire(caller.user_id.clone()).await;
     let ended: Vec<String> = cx
         .sessions
         .rows
@@ -84,7 +87,7 @@ pub async fn revoke_tokens(cx: Cx<Authn>, Body(request): Body<RevokeTokensReques
         .into_iter()
         .map(|found| found.value)
         .filter(|row| cx.may_end(&own, row))
-        .filter(|row| !all || !spares_programs(&row.device, &row.id))
+        .filter(|row| !all || !is_shared_by_programs(&row.device, &row.id))
         .inspect(|row| cx.require_right_to_end(&cx.request.audit, &own, row))
         .map(|row| row.id)
         .collect();
@@ -96,7 +99,7 @@ pub async fn revoke_tokens(cx: Cx<Authn>, Body(request): Body<RevokeTokensReques
     }
     // A call without effect leaves no entry in the audit log, since this operation has no rate limit.
     if !ended.is_empty() {
-        cx.sessions.end_these(&cx.request.audit, user_id, &ended).await?;
+        cx.sessions.revoke_sessions(&cx.request.audit, user_id, &ended).await?;
     }
     Ok(Json(Empty {}))
 }
@@ -105,7 +108,9 @@ impl Authn {
     /// The commit requires that `own` still has the right.
     fn require_right_to_end(&self, call: &CallAudit, own: &Account, row: &SessionRow) {
         if *row.user_id != *own.id {
-            call.require_right(self.authz.rules().basis(&own.caller_in(&row.app), TOKEN_REVOKE.id));
+            call.require_permission_guards(
+                self.authz.rules().permission_guards(&own.caller_in(&row.app), TOKEN_REVOKE.id),
+            );
         }
     }
 

@@ -13,32 +13,33 @@ pub const API_KEY_PREFIX: &[u8] = b"oo_key_";
 const JWT_START: &[u8] = b"eyJ";
 
 /// The form in which an `Authorization` value holds a token.
-pub enum Spelling<'a> {
+pub enum AuthHeader<'a> {
     /// Contains nothing that could be a token of ours: neither a JWT nor an API key.
     Foreign,
     /// Contains an API key.
     ApiKey,
     /// Only the token, with or without `Bearer `.
-    Usual(&'a [u8]),
+    Token(&'a [u8]),
     /// A JWT in another form, in which a service might find it.
-    Odd,
+    Embedded,
 }
 
-pub fn spelling(authorization: &HeaderValue) -> Spelling<'_> {
+pub fn classify(authorization: &HeaderValue) -> AuthHeader<'_> {
     let value = authorization.as_bytes().trim_ascii();
     let token = match value.split_at_checked(7) {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"bearer ") => rest.trim_ascii_start(),
         _ => value,
     };
     if looks_like_jwt(token) {
-        return Spelling::Usual(token);
+        return AuthHeader::Token(token);
     }
-    let decoded = basic(value);
-    let holds = |mark| contains(value, mark) || decoded.as_deref().is_some_and(|decoded| contains(decoded, mark));
-    match (holds(API_KEY_PREFIX), holds(JWT_START)) {
-        (true, _) => Spelling::ApiKey,
-        (false, true) => Spelling::Odd,
-        (false, false) => Spelling::Foreign,
+    let decoded = decode_basic(value);
+    let contains_mark =
+        |mark| contains(value, mark) || decoded.as_deref().is_some_and(|decoded| contains(decoded, mark));
+    match (contains_mark(API_KEY_PREFIX), contains_mark(JWT_START)) {
+        (true, _) => AuthHeader::ApiKey,
+        (false, true) => AuthHeader::Embedded,
+        (false, false) => AuthHeader::Foreign,
     }
 }
 
@@ -48,7 +49,7 @@ pub fn contains(bytes: &[u8], mark: &[u8]) -> bool {
 
 /// Decodes `Basic` credentials (RFC 7617): programs such as Git, Docker and pip send tokens as the password. Decodes
 /// like the most lenient service: accepts any white space and both base64 alphabets, and skips all other characters.
-pub fn basic(value: &[u8]) -> Option<Vec<u8>> {
+pub fn decode_basic(value: &[u8]) -> Option<Vec<u8>> {
     let (scheme, encoded) = value.trim_ascii().split_at_checked(5)?;
     if !scheme.eq_ignore_ascii_case(b"basic") || !encoded.first().is_some_and(u8::is_ascii_whitespace) {
         return None;
@@ -70,12 +71,12 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 fn looks_like_jwt(token: &[u8]) -> bool {
     token.starts_with(JWT_START)
-        && token.iter().all(|byte| is_of_jwt(*byte))
+        && token.iter().all(|byte| is_jwt_byte(*byte))
         && token.iter().filter(|byte| **byte == b'.').count() == 2
 }
 
 /// Base64url characters and dots (RFC 7515, section 3.1).
-pub fn is_of_jwt(byte: u8) -> bool {
+pub fn is_jwt_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
 }
 
@@ -106,14 +107,14 @@ mod tests {
             ("Bearer eyJa.b.c;", "odd"),
             ("Bearer eyJa.b", "odd"),
         ] {
-            let found = match spelling(&HeaderValue::from_str(value).unwrap()) {
-                Spelling::Foreign => "foreign",
-                Spelling::Usual(token) => {
+            let found = match classify(&HeaderValue::from_str(value).unwrap()) {
+                AuthHeader::Foreign => "foreign",
+                AuthHeader::Token(token) => {
                     assert_eq!(token, b"eyJa.b.c");
                     "usual"
                 }
-                Spelling::Odd => "odd",
-                Spelling::ApiKey => "key",
+                AuthHeader::Embedded => "odd",
+                AuthHeader::ApiKey => "key",
             };
             assert_eq!(found, want, "{value:?}");
         }

@@ -134,7 +134,7 @@ impl KeyRing {
     }
 
     /// Whether a token header (its first part, base64url) names one of the keys. Does not check the signature.
-    pub fn is_named_by(&self, header: &[u8]) -> bool {
+    pub fn has_key_of(&self, header: &[u8]) -> bool {
         #[derive(serde::Deserialize)]
         struct Named {
             kid: String,
@@ -152,9 +152,9 @@ impl KeyRing {
     /// The keys to publish: a retired key stays published for `lifetime` seconds, until the tokens signed with it have
     /// expired.
     pub fn public(&self, now: i64, lifetime: i64) -> Vec<Key> {
-        let met = self.retired.iter().filter(|(since, _)| now - since <= lifetime);
+        let published = self.retired.iter().filter(|(since, _)| now - since <= lifetime);
         std::iter::once(&self.current.verifying)
-            .chain(met.map(|(_, key)| &**key))
+            .chain(published.map(|(_, key)| &**key))
             .map(|key| key.public.clone())
             .collect()
     }
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_known_by_the_key_that_signed_it_alone() {
+    fn only_the_key_that_signed_a_token_verifies_it() {
         let key = |id| SigningKey::from_pkcs8(id, &SigningKey::generate().unwrap()).unwrap();
         let ring = |key| KeyRing { current: Arc::new(key), retired: Vec::new() };
         let (ours, same_name) = (ring(key("keyp_1")), ring(key("keyp_1")));

@@ -11,20 +11,24 @@ const MAX_ROLES_BYTES: usize = 2200;
 /// Built-in roles come first, then those of the audience and those assigned by admins. The others, which any account
 /// may have assigned, are taken in turns by slug and organization, shortest first, so that no assigner crowds out the
 /// others. The daemon checks roles by session, and services can query them.
-pub fn told<'a>(roles: impl Iterator<Item = &'a str>, trusted: &[Box<str>], audience: Option<&str>) -> Vec<String> {
+pub fn role_claims<'a>(
+    roles: impl Iterator<Item = &'a str>,
+    trusted: &[Box<str>],
+    audience: Option<&str>,
+) -> Vec<String> {
     let mut roles: Vec<&str> = roles.collect();
     roles.sort_by_key(|role| (role.len(), *role));
     let is_trusted = |role: &str| trusted.binary_search_by(|known| (**known).cmp(role)).is_ok();
     let mut turns: HashMap<&str, usize> = HashMap::new();
     let mut ranked: Vec<((usize, usize), &str)> = Vec::new();
     for role in roles {
-        let giver = organization_of(role).or(role.split_once(':').map(|(slug, _)| slug)).unwrap_or(role);
+        let assigner = organization_of(role).or(role.split_once(':').map(|(slug, _)| slug)).unwrap_or(role);
         let rank = match role {
             _ if [openorch_api::role::ADMIN, openorch_api::role::USER].contains(&role) => (0, 0),
-            _ if audience == Some(giver) => (1, 0),
+            _ if audience == Some(assigner) => (1, 0),
             _ if is_trusted(role) => (2, 0),
             _ => {
-                let turn = turns.entry(giver).or_default();
+                let turn = turns.entry(assigner).or_default();
                 *turn += 1;
                 (3, *turn)
             }
@@ -32,18 +36,18 @@ pub fn told<'a>(roles: impl Iterator<Item = &'a str>, trusted: &[Box<str>], audi
         ranked.push((rank, role));
     }
     ranked.sort_by_key(|(rank, _)| *rank);
-    let mut room = MAX_ROLES_BYTES;
+    let mut remaining_bytes = MAX_ROLES_BYTES;
     let fits = |role: &&str| {
-        let fits = role.len() + 3 <= room;
-        room -= if fits { role.len() + 3 } else { 0 };
+        let fits = role.len() + 3 <= remaining_bytes;
+        remaining_bytes -= if fits { role.len() + 3 } else { 0 };
         fits
     };
-    let mut told: Vec<String> = ranked.into_iter().map(|(_, role)| role).filter(fits).map(str::to_owned).collect();
-    told.sort();
-    told
+    let mut claims: Vec<String> = ranked.into_iter().map(|(_, role)| role).filter(fits).map(str::to_owned).collect();
+    claims.sort();
+    claims
 }
 
 /// The app claim; omitted for the default app, so that programs unaware of apps never see one.
-pub fn told_app(app: &str) -> Option<String> {
+pub fn app_claim(app: &str) -> Option<String> {
     (app != DEFAULT_APP).then(|| app.to_owned())
 }

@@ -15,13 +15,13 @@ use crate::user::authn::tokens::{
 };
 
 pub struct Signing {
-    turns: Semaphore,
+    permits: Semaphore,
     /// One lock for each token being issued.
-    under_way: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    locks: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// Guard that lets one caller at a time issue a token.
-pub struct Alone<'a> {
+pub struct IssueGuard<'a> {
     signing: &'a Signing,
     of: Digest,
     held: Option<OwnedMutexGuard<()>>,
@@ -30,32 +30,32 @@ pub struct Alone<'a> {
 impl Signing {
     /// `concurrency` is the maximum number of concurrent signatures.
     pub fn new(concurrency: usize) -> Signing {
-        Signing { turns: Semaphore::new(concurrency.max(1)), under_way: Mutex::default() }
+        Signing { permits: Semaphore::new(concurrency.max(1)), locks: Mutex::default() }
     }
 
     pub async fn sign(&self, key: Arc<SigningKey>, claims: Claims) -> Result<String> {
-        let _turn = self.turns.acquire().await.map_err(Error::internal)?;
+        let _turn = self.permits.acquire().await.map_err(Error::internal)?;
         tokio::task::spawn_blocking(move || key.sign(&claims)).await.map_err(Error::internal)?
     }
 
     /// Waits until no other caller issues this token. Afterwards, the caller should check whether the token was issued
     /// meanwhile.
-    pub async fn alone(&self, of: Digest) -> Alone<'_> {
-        let lock = self.under_way().entry(of).or_default().clone();
+    pub async fn lock(&self, of: Digest) -> IssueGuard<'_> {
+        let lock = self.locks().entry(of).or_default().clone();
         // Created before waiting, so that the entry is removed if the caller is cancelled.
-        let mut alone = Alone { signing: self, of, held: None };
+        let mut alone = IssueGuard { signing: self, of, held: None };
         alone.held = Some(lock.lock_owned().await);
         alone
     }
 
-    fn under_way(&self) -> MutexGuard<'_, HashMap<Digest, Arc<tokio::sync::Mutex<()>>>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    fn locks(&self) -> MutexGuard<'_, HashMap<Digest, Arc<tokio::sync::Mutex<()>>>> {
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Alone<'_> {
+impl Drop for IssueGuard<'_> {
     fn drop(&mut self) {
-        let mut under_way = self.signing.under_way();
+        let mut under_way = self.signing.locks();
         self.held = None;
         // No other caller holds or awaits the lock.
         if under_way.get(&self.of).is_some_and(|lock| Arc::strong_count(lock) == 1) {
@@ -69,17 +69,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_token_is_made_by_one_caller_at_a_time_and_nothing_stays_behind() {
+    async fn one_caller_at_a_time_issues_a_token_and_no_lock_remains() {
         let signing = Arc::new(Signing::new(1));
-        let first = signing.alone([1; 32]).await;
-        let other = signing.alone([2; 32]).await;
+        let first = signing.lock([1; 32]).await;
+        let other = signing.lock([2; 32]).await;
         let waits = {
             let signing = signing.clone();
-            tokio::spawn(async move { drop(signing.alone([1; 32]).await) })
+            tokio::spawn(async move { drop(signing.lock([1; 32]).await) })
         };
         let leaves = {
             let signing = signing.clone();
-            tokio::spawn(async move { drop(signing.alone([1; 32]).await) })
+            tokio::spawn(async move { drop(signing.lock([1; 32]).await) })
         };
         tokio::task::yield_now().await;
         assert!(!waits.is_finished());
@@ -87,6 +87,6 @@ mod tests {
         assert!(leaves.await.is_err());
         drop((first, other));
         waits.await.unwrap();
-        assert!(signing.under_way().is_empty());
+        assert!(signing.locks().is_empty());
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use openorch_chassis::{
     Platform,
-    seal::{OpenError, PUBLISHED_DEFAULT_KEY, Seal},
+    encryption::{DecryptError, Encryptor, PUBLISHED_DEFAULT_KEY},
 };
 use openorch_store::{Batch, Query, Table};
 
@@ -18,7 +18,7 @@ use crate::user::{
 
 /// The stored keys, and writes to be committed. Decrypting the current key also checks that the encryption key is the
 /// right one.
-pub async fn open_keys(platform: &Platform) -> Result<Option<(KeyRing, Batch)>, StartError> {
+pub async fn load_keys(platform: &Platform) -> Result<Option<(KeyRing, Batch)>, StartError> {
     let pairs: Table<KeyPairRow> = platform.table(&KEY_PAIRS);
     let (mut retired, mut current) = (Vec::new(), None);
     for pair in pairs.find(&Query::all()).await? {
@@ -29,35 +29,37 @@ pub async fn open_keys(platform: &Platform) -> Result<Option<(KeyRing, Batch)>, 
     }
     retired.sort_by_key(|(since, _)| std::cmp::Reverse(*since));
     let Some(mut pair) = current else { return Ok(None) };
-    let (place, mut batch) = (place(&pair.id), Batch::new());
-    let opened = match platform.seal.open(&place, &pair.private) {
+    let (place, mut batch) = (encryption_context(&pair.id), Batch::new());
+    let decrypted = match platform.encryptor.decrypt(&place, &pair.private) {
         // Data encrypted with the published default key is re-encrypted when an operator sets a key of their own.
-        Err(OpenError::OtherKey(id)) => match Seal::new(PUBLISHED_DEFAULT_KEY).open(&place, &pair.private) {
+        Err(DecryptError::WrongKey(id)) => match Encryptor::new(PUBLISHED_DEFAULT_KEY).decrypt(&place, &pair.private) {
             Ok(private) => {
-                pair.private = platform.seal.seal(&place, &private);
+                pair.private = platform.encryptor.encrypt(&place, &private);
                 batch = batch.with(pairs.replace(&pair.id, &pair, None)?);
                 Ok(private)
             }
-            Err(_) => Err(OpenError::OtherKey(id)),
+            Err(_) => Err(DecryptError::WrongKey(id)),
         },
         opened => opened,
     };
-    let private = opened.map_err(|error| match error {
-        OpenError::OtherKey(id) => StartError(format!(
+    let private = decrypted.map_err(|error| match error {
+        DecryptError::WrongKey(id) => StartError(format!(
             "this data was encrypted with another key (id {id}) than the configured one: set OPENORCH_ENCRYPTION_KEY \
              to the original key, or restore the file `encryption.key` in its data directory"
         )),
-        OpenError::Damaged => StartError("the stored signing key is damaged: restore the data from a backup".into()),
+        DecryptError::Corrupted => {
+            StartError("the stored signing key is damaged: restore the data from a backup".into())
+        }
     })?;
     let current = Arc::new(SigningKey::from_pkcs8(&pair.id, &private)?);
     Ok(Some((KeyRing { current, retired }, batch)))
 }
 
-pub fn make_key(platform: &Platform) -> Result<(KeyRing, Batch), StartError> {
+pub fn generate_key(platform: &Platform) -> Result<(KeyRing, Batch), StartError> {
     let id = platform.ids.random("keyp");
     let private = SigningKey::generate()?;
     let row = KeyPairRow {
-        private: platform.seal.seal(&place(&id), &private),
+        private: platform.encryptor.encrypt(&encryption_context(&id), &private),
         id: id.clone(),
         created_at: platform.now(),
         retired: None,
@@ -68,6 +70,6 @@ pub fn make_key(platform: &Platform) -> Result<(KeyRing, Batch), StartError> {
 }
 
 /// The encryption context of a private key.
-pub fn place(id: &str) -> String {
+pub fn encryption_context(id: &str) -> String {
     format!("{}/{id}/private", KEY_PAIRS.name)
 }

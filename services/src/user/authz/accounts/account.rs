@@ -12,7 +12,7 @@ use crate::user::{
     authz::{roles::organization::organization_of, rows::RoleLinkRow},
     shared::{
         rows::{ALL_APPS, DEFAULT_APP, UserRow},
-        versions::Seen,
+        versions::VersionStamp,
     },
 };
 
@@ -26,7 +26,7 @@ pub struct Account {
     /// The roles in each app where it has roles specific to that app; roles valid in all apps are included.
     by_app: BTreeMap<Box<str>, Roles>,
     /// The roles in all other apps.
-    everywhere: Roles,
+    in_all_apps: Roles,
     /// The apps of which it is a member, or `*`.
     member_of: BTreeSet<Box<str>>,
     /// See [`Account::managed_in`].
@@ -36,7 +36,7 @@ pub struct Account {
     /// The public profile.
     pub profile: User,
     /// The versions of its rights and roles from which it was loaded. `None` if it was not cached.
-    pub made_from: Option<Box<[Seen]>>,
+    pub loaded_versions: Option<Box<[VersionStamp]>>,
 }
 
 impl Account {
@@ -61,8 +61,9 @@ impl Account {
             if is_everywhere(link) { ALL_APPS.into() } else { link.app.as_str().into() }
         };
         // Rows of older versions have no home app: it is the app of the first role, or else the default app.
-        let began_with = || links.iter().find(|link| link.created_by.is_empty()).map_or(DEFAULT_APP, |link| &*link.app);
-        let home = if row.home_app.is_empty() { began_with() } else { &*row.home_app };
+        let initial_app =
+            || links.iter().find(|link| link.created_by.is_empty()).map_or(DEFAULT_APP, |link| &*link.app);
+        let home = if row.home_app.is_empty() { initial_app() } else { &*row.home_app };
         let managed_in = links.iter().filter(|link| admits(link) && !link.is_by_other()).map(app_of);
         Account {
             id: row.id.as_str().into(),
@@ -70,26 +71,26 @@ impl Account {
             by_app: by_app.collect(),
             member_of: links.iter().filter(admits).map(app_of).collect(),
             managed_in: managed_in.chain([home.into()]).collect(),
-            everywhere: roles_of(&is_everywhere),
+            in_all_apps: roles_of(&is_everywhere),
             trusted: roles_of(&RoleLinkRow::is_trusted).to_vec().into(),
             profile: row.into(),
-            made_from: None,
+            loaded_versions: None,
         }
     }
 
     /// Whether it is cached and its rights have not changed since it was loaded.
     pub fn is_current(&self) -> bool {
-        self.made_from.as_ref().is_some_and(|seen| seen.iter().all(Seen::is_current))
+        self.loaded_versions.as_ref().is_some_and(|seen| seen.iter().all(VersionStamp::is_current))
     }
 
     /// All its roles, in any app.
     pub fn roles(&self) -> BTreeSet<&str> {
-        self.by_app.values().chain([&self.everywhere]).flat_map(|roles| roles.iter().map(AsRef::as_ref)).collect()
+        self.by_app.values().chain([&self.in_all_apps]).flat_map(|roles| roles.iter().map(AsRef::as_ref)).collect()
     }
 
     /// Its roles in an app.
     pub fn roles_in(&self, app: &str) -> &Roles {
-        self.by_app.get(app).unwrap_or(&self.everywhere)
+        self.by_app.get(app).unwrap_or(&self.in_all_apps)
     }
 
     /// The apps of which it is a member, `*` for all.

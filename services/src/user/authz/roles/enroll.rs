@@ -13,35 +13,37 @@ use openorch_chassis::{Caller, Cx, Error, Result, audit::CallAudit, service::ret
 use openorch_store::{Batch, Cursor, Filter, Guard, Query, Stored, Write};
 use serde_json::Value;
 
-use crate::query::Paging;
-use crate::user::{
-    authz::{
-        guards::still_gives_role,
-        roles::{
-            assignments::Giving,
-            givable::{is_under_own_slug, may_give, refusal},
+use crate::{
+    query::Paging,
+    user::{
+        authz::{
+            guards::assignment_guard,
+            roles::{
+                assignable::{is_under_own_slug, may_assign, not_assignable},
+                assignments::RoleAssignments,
+            },
+            rows::{ContactEnrollRow, ROLES, RoleLinkRow, app_of},
+            state::Authz,
         },
-        rows::{ContactEnrollRow, ROLES, RoleLinkRow, app_of},
-        state::Authz,
-    },
-    shared::{
-        contact_address::{check_value, normal},
-        rows::ALL_APPS,
-        shown::shown,
+        shared::{
+            contact_address::{check_value, normalize},
+            quote::quote,
+            rows::ALL_APPS,
+        },
     },
 };
 
 /// Prefix of the ids of enrolls by contact; no app has this name.
 const CONTACT_PREFIX: &str = "contact:";
 /// Tags of a cursor; see [`EnrollCursor`].
-const ACCOUNTS: &str = "accounts";
-const CONTACTS: &str = "contacts";
+const ACCOUNTS_CURSOR: &str = "accounts";
+const CONTACTS_CURSOR: &str = "contacts";
 
 pub fn may_save(cx: &Cx<Authz>, Body(request): &Body<SaveEnrollsRequest>) -> Result<()> {
     let caller = cx.caller()?;
     for input in &request.enrolls {
-        if !may_give(caller, &input.role, &app_named(cx, caller, input)?) {
-            return Err(refusal(&input.role));
+        if !may_assign(caller, &input.role, &app_of_input(cx, caller, input)?) {
+            return Err(not_assignable(&input.role));
         }
     }
     Ok(())
@@ -55,15 +57,15 @@ pub async fn save(cx: Cx<Authz>, Body(request): Body<SaveEnrollsRequest>) -> Res
     }
     // Processing a long list takes time, so the commit requires that the rights still hold.
     for (input, app) in request.enrolls.iter().zip(&apps) {
-        cx.request.audit.require_right(still_gives_role(caller, &input.role, app));
+        cx.request.audit.require_permission_guards(assignment_guard(caller, &input.role, app));
     }
     // One timestamp for all: separate ones would reveal how long each took, and so what was found.
     let now = cx.now();
     let enrolls = retry(|| async {
-        let mut giving = Giving::with(Batch::new());
+        let mut giving = RoleAssignments::with(Batch::new());
         let mut enrolls: Vec<Enroll> = Vec::new();
         for (input, app) in request.enrolls.iter().zip(&apps) {
-            enrolls.push(cx.enroll(&mut giving, caller, app, input, now).await?);
+            enrolls.push(cx.add_enroll(&mut giving, caller, app, input, now).await?);
         }
         let given = giving.accounts();
         cx.commits
@@ -74,8 +76,8 @@ pub async fn save(cx: Cx<Authz>, Body(request): Body<SaveEnrollsRequest>) -> Res
         Ok(enrolls)
     })
     .await?;
-    let mut told = BTreeSet::new();
-    let enrolls = enrolls.into_iter().filter(|enroll| told.insert(enroll.id.clone())).collect();
+    let mut seen = BTreeSet::new();
+    let enrolls = enrolls.into_iter().filter(|enroll| seen.insert(enroll.id.clone())).collect();
     Ok(Json(SaveEnrollsResponse { enrolls }))
 }
 
@@ -84,8 +86,8 @@ pub fn may_list(cx: &Cx<Authz>, Body(request): &Body<ListEnrollsRequest>) -> Res
     let is_own = request.user_id.as_deref() == Some(&*caller.user_id);
     match request.role.as_deref().filter(|role| !role.is_empty()) {
         _ if is_own || caller.is_admin() => Ok(()),
-        Some(role) if may_give(caller, role, &caller.app) => Ok(()),
-        Some(role) => Err(refusal(role)),
+        Some(role) if may_assign(caller, role, &caller.app) => Ok(()),
+        Some(role) => Err(not_assignable(role)),
         None => Err(Error::new(&errors::ROLE_NOT_GIVABLE, "name your own `userId`, or a `role` that you may assign")),
     }
 }
@@ -97,7 +99,7 @@ pub async fn list(cx: Cx<Authz>, Body(request): Body<ListEnrollsRequest>) -> Res
     let user_id = request.user_id.filter(|id| !id.is_empty());
     let is_own = user_id.as_deref() == Some(&*caller.user_id);
     let sees_all = is_own || caller.is_admin() || role.as_deref().is_some_and(|role| is_under_own_slug(caller, role));
-    let contact = request.contact_id.filter(|id| !id.is_empty()).map(|contact| normal(&contact));
+    let contact = request.contact_id.filter(|id| !id.is_empty()).map(|contact| normalize(&contact));
     if role.is_none() && user_id.is_none() && contact.is_none() {
         return Err(Error::invalid("name a `role`, a `userId` or a `contactId`"));
     }
@@ -107,12 +109,12 @@ pub async fn list(cx: Cx<Authz>, Body(request): Body<ListEnrollsRequest>) -> Res
     let named = [("roleId", &role), ("userId", &user_id), ("app", &app)];
     let named = named.into_iter().filter_map(|(field, value)| Some(Filter::equals(field, value.as_deref()?)));
     let named: Vec<Filter> = named.collect();
-    let place = paging.after.as_deref().map_or(Ok(Place::start(contact.is_some())), Place::read)?;
+    let place = paging.after.as_deref().map_or(Ok(EnrollCursor::start(contact.is_some())), EnrollCursor::parse)?;
     let wanted = paging.limit + 1;
     let (mut enrolls, mut next) = (Vec::new(), String::new());
     let mut contacts_after = match place {
-        Place::Contacts(after) => Some(after),
-        Place::Accounts(after) if contact.is_none() => {
+        EnrollCursor::Contacts(after) => Some(after),
+        EnrollCursor::Accounts(after) if contact.is_none() => {
             let mut query = Query { filters: named.clone(), after, ..Query::all() }.limit(wanted as u64);
             // When listing by role, roles assigned by contact are listed together with pending ones. And listing the
             // roles of another account must not reveal that a contact belongs to it.
@@ -121,26 +123,26 @@ pub async fn list(cx: Cx<Authz>, Body(request): Body<ListEnrollsRequest>) -> Res
             }
             let rows = cx.role_links.find(&query).await?;
             enrolls.extend(rows.into_iter().map(|row| Enroll::from(row.value)));
-            (enrolls.len() < wanted && user_id.is_none()).then(ContactPlace::default)
+            (enrolls.len() < wanted && user_id.is_none()).then(ContactCursor::default)
         }
-        Place::Accounts(_) => return Err(not_a_place()),
+        EnrollCursor::Accounts(_) => return Err(invalid_cursor()),
     };
     if enrolls.len() == wanted {
         enrolls.truncate(paging.limit);
-        next = enrolls.last().map(|last| Place::text(ACCOUNTS, [&last.id, ""])).unwrap_or_default();
+        next = enrolls.last().map(|last| EnrollCursor::format(ACCOUNTS_CURSOR, [&last.id, ""])).unwrap_or_default();
     }
     if let Some(after) = contacts_after.take().filter(|_| user_id.is_none()) {
-        let room = wanted - enrolls.len();
-        let asked = ForContacts { filters: named, contact, caller };
-        let mut found = cx.for_contacts(&asked, after.clone(), room).await?;
-        if found.len() == room {
-            found.truncate(room - 1);
+        let remaining = wanted - enrolls.len();
+        let contact_query = ContactEnrollQuery { filters: named, contact, caller };
+        let mut found = cx.enrolls_by_contact(&contact_query, after.clone(), remaining).await?;
+        if found.len() == remaining {
+            found.truncate(remaining - 1);
             let last = found.last().map_or(&after, |(place, _)| place);
-            next = Place::text(CONTACTS, [&last.enroll_id, &last.link_id]);
+            next = EnrollCursor::format(CONTACTS_CURSOR, [&last.enroll_id, &last.link_id]);
         }
         enrolls.extend(found.into_iter().map(|(_, enroll)| enroll));
     }
-    paging.refuse_long(
+    paging.check_length(
         enrolls.len() + usize::from(!next.is_empty()),
         "enrolls",
         "name a role and an account, or a `limit`",
@@ -150,55 +152,55 @@ pub async fn list(cx: Cx<Authz>, Body(request): Body<ListEnrollsRequest>) -> Res
 
 /// The cursor of a list: first the roles of accounts, ordered by id, then the roles assigned by contact. It contains
 /// nothing that the previous page did not show.
-enum Place {
+enum EnrollCursor {
     Accounts(Option<Cursor>),
-    Contacts(ContactPlace),
+    Contacts(ContactCursor),
 }
 
 /// Roles assigned by contact are ordered by the id that the assigner sees, which is the same whether or not the contact
 /// is verified.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct ContactPlace {
+struct ContactCursor {
     enroll_id: String,
     /// For admins only: the id of the resulting role link. Several accounts may have had the contact.
     link_id: String,
 }
 
-impl Place {
-    fn start(by_contact: bool) -> Place {
-        if by_contact { Place::Contacts(ContactPlace::default()) } else { Place::Accounts(None) }
+impl EnrollCursor {
+    fn start(by_contact: bool) -> EnrollCursor {
+        if by_contact { EnrollCursor::Contacts(ContactCursor::default()) } else { EnrollCursor::Accounts(None) }
     }
 
-    fn read(text: &str) -> Result<Place> {
+    fn parse(text: &str) -> Result<EnrollCursor> {
         match serde_json::from_str::<(String, String, String)>(text) {
-            Ok((among, id, _)) if among == ACCOUNTS => {
-                Ok(Place::Accounts(Some(Cursor { values: Vec::new(), id: Some(id) })))
+            Ok((among, id, _)) if among == ACCOUNTS_CURSOR => {
+                Ok(EnrollCursor::Accounts(Some(Cursor { values: Vec::new(), id: Some(id) })))
             }
-            Ok((among, enroll_id, link_id)) if among == CONTACTS => {
-                Ok(Place::Contacts(ContactPlace { enroll_id, link_id }))
+            Ok((among, enroll_id, link_id)) if among == CONTACTS_CURSOR => {
+                Ok(EnrollCursor::Contacts(ContactCursor { enroll_id, link_id }))
             }
-            _ => Err(not_a_place()),
+            _ => Err(invalid_cursor()),
         }
     }
 
-    fn text(among: &str, [id, link_id]: [&str; 2]) -> String {
+    fn format(among: &str, [id, link_id]: [&str; 2]) -> String {
         serde_json::json!([among, id, link_id]).to_string()
     }
 }
 
-fn not_a_place() -> Error {
+fn invalid_cursor() -> Error {
     Error::invalid("`after` must be the `next` of the previous response")
 }
 
 /// The query for roles assigned by contact, and the caller.
-struct ForContacts<'a> {
+struct ContactEnrollQuery<'a> {
     /// Filters for both pending roles and role links.
     filters: Vec<Filter>,
     contact: Option<String>,
     caller: &'a Caller,
 }
 
-impl ForContacts<'_> {
+impl ContactEnrollQuery<'_> {
     fn query(&self, contact_field: &str, room: usize) -> Query {
         let by_contact = self.contact.as_deref().map(|contact| Filter::equals(contact_field, contact));
         let filters = self.filters.iter().cloned().chain(by_contact).collect();
@@ -213,9 +215,9 @@ pub fn may_delete(cx: &Cx<Authz>, Path(id): &Path<EnrollId>) -> Result<()> {
     let parts: Vec<&str> = id.0.splitn(3, ':').collect();
     match &*parts {
         [app, user_id, role]
-            if !id.0.starts_with(CONTACT_PREFIX) && !may_give(caller, role, app) && **user_id != *caller.user_id =>
+            if !id.0.starts_with(CONTACT_PREFIX) && !may_assign(caller, role, app) && **user_id != *caller.user_id =>
         {
-            Err(refusal(role))
+            Err(not_assignable(role))
         }
         _ => Ok(()),
     }
@@ -223,22 +225,22 @@ pub fn may_delete(cx: &Cx<Authz>, Path(id): &Path<EnrollId>) -> Result<()> {
 
 pub async fn delete(cx: Cx<Authz>, Path(id): Path<EnrollId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
-    let unknown = || no_enroll(&id);
+    let unknown = || no_such_enroll(&id);
     if id.0.starts_with(CONTACT_PREFIX) {
-        return cx.take_from_contact(&cx.request.audit, caller, &id).await;
+        return cx.remove_by_contact(&cx.request.audit, caller, &id).await;
     }
     retry(|| async {
         let Stored { value: link, version, id, .. } = cx.role_links.get(&id.0).await?.ok_or_else(unknown)?;
         let is_own = *link.user_id == *caller.user_id;
         // Nor may removal reveal to whom a contact belongs.
         let is_hidden = link.by_contact.is_some() && !caller.is_admin();
-        if !is_own && (is_hidden || !may_give(caller, &link.role_id, &link.app)) {
+        if !is_own && (is_hidden || !may_assign(caller, &link.role_id, &link.app)) {
             return Err(unknown());
         }
         if !is_own {
-            cx.request.audit.require_right(still_gives_role(caller, &link.role_id, &link.app));
+            cx.request.audit.require_permission_guards(assignment_guard(caller, &link.role_id, &link.app));
         }
-        let batch = cx.keep_an_admin(&link, Batch::new().with(cx.role_links.delete(&id, Some(version)))).await?;
+        let batch = cx.ensure_last_admin(&link, Batch::new().with(cx.role_links.delete(&id, Some(version)))).await?;
         cx.commits.commit(&cx.request.audit, batch, || cx.cache.rights_changed(&link.user_id)).await?;
         Ok(Json(Empty {}))
     })
@@ -248,40 +250,41 @@ pub async fn delete(cx: Cx<Authz>, Path(id): Path<EnrollId>) -> Result<Json<Empt
 impl Authz {
     /// Roles assigned by contact after a cursor, pending or assigned, in one order. At most `max`; fewer only at the
     /// end.
-    async fn for_contacts(
+    async fn enrolls_by_contact(
         &self,
-        asked: &ForContacts<'_>,
-        mut after: ContactPlace,
+        asked: &ContactEnrollQuery<'_>,
+        mut after: ContactCursor,
         most: usize,
-    ) -> Result<Vec<(ContactPlace, Enroll)>> {
-        let tells_who = asked.caller.is_admin();
-        let mut found: Vec<(ContactPlace, Enroll)> = Vec::new();
+    ) -> Result<Vec<(ContactCursor, Enroll)>> {
+        let reveals_account = asked.caller.is_admin();
+        let mut found: Vec<(ContactCursor, Enroll)> = Vec::new();
         loop {
-            let room = most - found.len();
-            let mut links = asked.query("byContact", room).ascending("contactEnrollId");
+            let remaining = most - found.len();
+            let mut links = asked.query("byContact", remaining).ascending("contactEnrollId");
             links = links.filter(Filter::range("contactEnrollId", Some("".into()), None));
-            let mut waits = asked.query("contact", room);
+            let mut pending = asked.query("contact", remaining);
             if !after.enroll_id.is_empty() {
-                let id = tells_who.then(|| after.link_id.clone());
+                let id = reveals_account.then(|| after.link_id.clone());
                 links = links.after(Cursor { values: vec![after.enroll_id.as_str().into()], id });
-                waits = waits.after(Cursor { values: Vec::new(), id: Some(after.enroll_id.clone()) });
+                pending = pending.after(Cursor { values: Vec::new(), id: Some(after.enroll_id.clone()) });
             }
-            let (links, waits) = (self.role_links.page(&links).await?, self.contact_enrolls.page(&waits).await?);
+            let (links, waits) = (self.role_links.page(&links).await?, self.contact_enrolls.page(&pending).await?);
             let of_link = |row: Stored<RoleLinkRow>| {
                 let enroll_id = row.value.contact_enroll_id.clone().unwrap_or_default();
-                let link_id = if tells_who { row.id } else { String::new() };
-                (ContactPlace { enroll_id, link_id }, shown_to(asked.caller, row.value))
+                let link_id = if reveals_account { row.id } else { String::new() };
+                (ContactCursor { enroll_id, link_id }, visible_enroll(asked.caller, row.value))
             };
             let of_waiting = |row: Stored<ContactEnrollRow>| {
-                (ContactPlace { enroll_id: row.id, link_id: String::new() }, Enroll::from(row.value))
+                (ContactCursor { enroll_id: row.id, link_id: String::new() }, Enroll::from(row.value))
             };
-            let (links_go_on, waits_go_on) = (links.next.is_some(), waits.next.is_some());
+            let (has_more_links, has_more_pending) = (links.next.is_some(), waits.next.is_some());
             let links: Vec<_> = links.items.into_iter().map(of_link).collect();
             let waits: Vec<_> = waits.items.into_iter().map(of_waiting).collect();
             // If one of the lists was cut, entries past its last one are incomplete.
-            let ends = [(&links, links_go_on), (&waits, waits_go_on)].into_iter().filter(|(_, goes_on)| *goes_on);
+            let ends =
+                [(&links, has_more_links), (&waits, has_more_pending)].into_iter().filter(|(_, goes_on)| *goes_on);
             let end = ends.filter_map(|(rows, _)| Some(rows.last()?.0.clone())).min();
-            let goes_on = end.is_some();
+            let has_more = end.is_some();
             let mut rows: Vec<_> = links.into_iter().chain(waits).collect();
             rows.retain(|(place, _)| end.as_ref().is_none_or(|end| place <= end));
             rows.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -291,11 +294,11 @@ impl Authz {
             for (place, enroll) in rows {
                 // A role that is pending again, because its contact lost its owner, looks the same as the assigned one.
                 let is_known = found.last().is_some_and(|(last, _)| last.enroll_id == place.enroll_id);
-                if tells_who || !is_known {
+                if reveals_account || !is_known {
                     found.push((place, enroll));
                 }
             }
-            if found.len() >= most || !goes_on {
+            if found.len() >= most || !has_more {
                 found.truncate(most);
                 return Ok(found);
             }
@@ -304,9 +307,9 @@ impl Authz {
 
     /// Removes a role assigned by contact, both pending and from each account that got it, in one batch. The response
     /// does not reveal which existed.
-    async fn take_from_contact(&self, call: &CallAudit, caller: &Caller, id: &EnrollId) -> Result<Json<Empty>> {
+    async fn remove_by_contact(&self, call: &CallAudit, caller: &Caller, id: &EnrollId) -> Result<Json<Empty>> {
         retry(|| async {
-            let may_take = |role: &str, app: &str| may_give(caller, role, app);
+            let may_take = |role: &str, app: &str| may_assign(caller, role, app);
             let waits =
                 self.contact_enrolls.get(&id.0).await?.filter(|row| may_take(&row.value.role_id, &row.value.app));
             let mut links = self.role_links.find(&Query::all().equals("contactEnrollId", id.0.as_str())).await?;
@@ -314,18 +317,18 @@ impl Authz {
                 *link.user_id == *caller.user_id || may_take(&link.role_id, &link.app)
             });
             if waits.is_none() && links.is_empty() {
-                return Err(no_enroll(id));
+                return Err(no_such_enroll(id));
             }
             let mut batch: Batch =
                 waits.iter().map(|waits| self.contact_enrolls.delete(&waits.id, Some(waits.version))).collect();
             let of_links = links.iter().map(|link| &link.value).filter(|link| *link.user_id != *caller.user_id);
             let taken = of_links.map(|link| (&link.role_id, &link.app));
             for (role, app) in taken.chain(waits.iter().map(|waits| (&waits.value.role_id, &waits.value.app))) {
-                call.require_right(still_gives_role(caller, role, app));
+                call.require_permission_guards(assignment_guard(caller, role, app));
             }
             for link in &links {
                 batch.push(self.role_links.delete(&link.id, Some(link.version)));
-                batch = self.keep_an_admin(&link.value, batch).await?;
+                batch = self.ensure_last_admin(&link.value, batch).await?;
             }
             let forget = || links.iter().for_each(|link| self.cache.rights_changed(&link.value.user_id));
             self.commits.commit(call, batch, forget).await?;
@@ -337,15 +340,15 @@ impl Authz {
     /// Assigns a role to an account, or makes it pending until its contact is verified. For a contact, only admins
     /// learn which: for all others it stays pending even if the account of the contact already has the role otherwise,
     /// or its quota is reached.
-    async fn enroll(
+    async fn add_enroll(
         &self,
-        giving: &mut Giving,
+        giving: &mut RoleAssignments,
         caller: &Caller,
         app: &str,
         input: &EnrollInput,
         now: Time,
     ) -> Result<Enroll> {
-        let by_contact = input.user_id.is_empty().then(|| for_contact(caller, app, input, now));
+        let by_contact = input.user_id.is_empty().then(|| contact_enroll_row(caller, app, input, now));
         let (owner, waits) = match &by_contact {
             None => (Some(input.user_id.clone()), None),
             Some(row) => {
@@ -355,57 +358,57 @@ impl Authz {
         };
         let link = owner.map(|id| {
             let link = RoleLinkRow::new(app, &id, &input.role, now);
-            by_contact.as_ref().map_or_else(|| link.clone().by(caller), |row| link.clone().by_contact_of(row))
+            by_contact.as_ref().map_or_else(|| link.clone().assigned_by(caller), |row| link.clone().from_pending(row))
         });
-        let known = match &link {
+        let existing = match &link {
             Some(link) => match giving.links.get(&link.id()) {
                 Some(given) => Some(given.clone()),
                 None => self.role_links.get(&link.id()).await?.map(|known| known.value),
             },
             None => None,
         };
-        if let (Some(known), Some(link)) = (&known, &link) {
-            if let (Some(waits), None, false) = (known.waiting(), &by_contact, known.by_admin || caller.is_admin()) {
-                self.count_given(giving, caller).await?;
-                self.give_by_id(giving, link, &waits).await?;
+        if let (Some(known), Some(link)) = (&existing, &link) {
+            if let (Some(waits), None, false) = (known.to_pending(), &by_contact, known.by_admin || caller.is_admin()) {
+                self.count_assignment(giving, caller).await?;
+                self.convert_to_id(giving, link, &waits).await?;
                 return Ok(Enroll::from(link.clone()));
             }
-            let is_same_way = known.contact_enroll_id == link.contact_enroll_id;
-            if is_same_way || by_contact.is_none() || caller.is_admin() {
-                return Ok(shown_to(caller, if is_same_way { known.clone() } else { link.clone() }));
+            let is_same_enroll = known.contact_enroll_id == link.contact_enroll_id;
+            if is_same_enroll || by_contact.is_none() || caller.is_admin() {
+                return Ok(visible_enroll(caller, if is_same_enroll { known.clone() } else { link.clone() }));
             }
         }
         // A pending role of an assigner with fewer rights, or none anymore, is replaced.
-        let kept = match &waits {
-            Some(known) => match self.giver_of(&known.value).await? {
+        let kept_pending = match &waits {
+            Some(known) => match self.assigner_of(&known.value).await? {
                 Some(giver) if giver.is_admin() || !caller.is_admin() => Some(known.value.clone()),
                 _ => None,
             },
             None => None,
         };
-        giving.batch.0.extend(self.in_app(app)?);
+        giving.batch.0.extend(self.require_app(app)?);
         // The role must not be deleted meanwhile, or be assigned anew after being recreated.
         giving.batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: input.role.clone() }));
-        if let (Some(row), None) = (&by_contact, &kept) {
-            self.refuse_too_many_for(giving, row).await?;
-            self.count_given(giving, caller).await?;
+        if let (Some(row), None) = (&by_contact, &kept_pending) {
+            self.check_contact_quota(giving, row).await?;
+            self.count_assignment(giving, caller).await?;
             giving.contacts.push(row.contact.clone());
         }
         match (link, by_contact) {
             (Some(link), None) => {
-                self.count_given(giving, caller).await?;
-                self.give(giving, link.clone()).await?;
+                self.count_assignment(giving, caller).await?;
+                self.assign(giving, link.clone()).await?;
                 Ok(link.into())
             }
             (Some(link), Some(_))
-                if known.is_none() && (caller.is_admin() || self.has_room(giving, &link).await?.is_ok()) =>
+                if existing.is_none() && (caller.is_admin() || self.check_quota(giving, &link).await?.is_ok()) =>
             {
                 giving.batch.0.extend(waits.map(|row| self.contact_enrolls.delete(&row.id, Some(row.version))));
-                self.give(giving, link.clone()).await?;
-                Ok(shown_to(caller, link))
+                self.assign(giving, link.clone()).await?;
+                Ok(visible_enroll(caller, link))
             }
             // An existing pending role stays as first assigned.
-            (_, Some(row)) => Ok(Enroll::from(match kept {
+            (_, Some(row)) => Ok(Enroll::from(match kept_pending {
                 Some(known) => known,
                 None => {
                     giving.batch.push(self.contact_enrolls.upsert(row.id(), &row)?);
@@ -417,12 +420,12 @@ impl Authz {
     }
 }
 
-fn no_enroll(id: &EnrollId) -> Error {
-    Error::new(&errors::NO_SUCH_ENROLL, format!("there is no enroll `{}`", shown(&id.0)))
+fn no_such_enroll(id: &EnrollId) -> Error {
+    Error::new(&errors::NO_SUCH_ENROLL, format!("there is no enroll `{}`", quote(&id.0)))
 }
 
 /// The app in which the role is assigned.
-fn app_named(cx: &Cx<Authz>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str>> {
+fn app_of_input(cx: &Cx<Authz>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str>> {
     match input.app_host.as_str() {
         "" => Ok(caller.app.clone()),
         ALL_APPS => Ok(ALL_APPS.into()),
@@ -438,7 +441,7 @@ fn check(cx: &Cx<Authz>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str
     if !input.contact_id.is_empty() {
         check_value("contactId", &input.contact_id)?;
     }
-    let app = app_named(cx, caller, input)?;
+    let app = app_of_input(cx, caller, input)?;
     if !cx.rules().roles.contains_key(input.role.as_str()) {
         return Err(Error::new(
             &errors::NO_SUCH_ROLE,
@@ -446,7 +449,7 @@ fn check(cx: &Cx<Authz>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str
                 "roles of an organization are assigned with POST /user-svc/organization/{organizationId}/user"
                     .to_owned()
             } else {
-                format!("cannot find role `{}`; create it with POST /user-svc/role", shown(&input.role))
+                format!("cannot find role `{}`; create it with POST /user-svc/role", quote(&input.role))
             },
         ));
     }
@@ -454,9 +457,9 @@ fn check(cx: &Cx<Authz>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str
 }
 
 /// The row of a role assigned by contact.
-fn for_contact(caller: &Caller, app: &str, input: &EnrollInput, now: Time) -> ContactEnrollRow {
+fn contact_enroll_row(caller: &Caller, app: &str, input: &EnrollInput, now: Time) -> ContactEnrollRow {
     ContactEnrollRow {
-        contact: normal(&input.contact_id),
+        contact: normalize(&input.contact_id),
         role_id: input.role.clone(),
         app: app_of(&input.role, app).to_owned(),
         created_at: now,
@@ -467,7 +470,7 @@ fn for_contact(caller: &Caller, app: &str, input: &EnrollInput, now: Time) -> Co
 
 /// An enroll as shown to other accounts: for one by contact, only admins learn whether the contact is verified, and by
 /// which account.
-fn shown_to(caller: &Caller, link: RoleLinkRow) -> Enroll {
+fn visible_enroll(caller: &Caller, link: RoleLinkRow) -> Enroll {
     match (&link.by_contact, &link.contact_enroll_id) {
         (Some(contact), Some(id)) if !caller.is_admin() => {
             Enroll { id: id.clone(), user_id: String::new(), contact_id: contact.clone(), ..Enroll::from(link.clone()) }

@@ -1,7 +1,7 @@
 //! Roles and their assignment to accounts.
 
+pub mod assignable;
 pub mod assignments;
 pub mod enroll;
-pub mod givable;
 pub mod organization;
 pub mod role;

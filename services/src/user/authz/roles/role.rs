@@ -13,18 +13,20 @@ use openorch_api::{
 use openorch_chassis::{Caller, Cx, Error, Result};
 use openorch_store::Batch;
 
-use crate::query::Paging;
-use crate::user::authz::{
-    ownership::{may_link, own_id, refuse_stranger, refuse_too_many_links},
-    rows::{PermissionLinkRow, RoleRow},
-    rules::{Change, Rules},
-    state::Authz,
+use crate::{
+    query::Paging,
+    user::authz::{
+        ownership::{check_id_prefix, check_link_quota, check_may_link, require_owner_or_permission},
+        rows::{PermissionLinkRow, RoleRow},
+        rules::{AccessRules, Change},
+        state::Authz,
+    },
 };
 
 /// The remedy if a whole list is too long.
 pub const NAME_A_LIMIT: &str = "name a `limit`";
 /// Built-in roles, which cannot be deleted.
-const FIXED: [&str; 2] = [openorch_api::role::ADMIN, openorch_api::role::USER];
+const BUILT_IN: [&str; 2] = [openorch_api::role::ADMIN, openorch_api::role::USER];
 
 pub async fn list(cx: Cx<Authz>, Query(request): Query<PageRequest>) -> Result<Json<GetRolesResponse>> {
     let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
@@ -36,7 +38,7 @@ pub async fn list(cx: Cx<Authz>, Query(request): Query<PageRequest>) -> Result<J
 
 pub async fn create(cx: Cx<Authz>, Body(request): Body<CreateRoleRequest>) -> Result<Json<CreateRoleResponse>> {
     let caller = cx.caller()?;
-    own_id(caller, "role", &request.id)?;
+    check_id_prefix(caller, "role", &request.id)?;
     let now = cx.now();
     let mut row = RoleRow {
         id: request.id,
@@ -49,7 +51,7 @@ pub async fn create(cx: Cx<Authz>, Body(request): Body<CreateRoleRequest>) -> Re
     };
     let mut saved = None;
     cx.change_rules_of(&cx, |rules| {
-        if rules.going.contains(row.id.as_str()) {
+        if rules.deleting.contains(row.id.as_str()) {
             return Err(Error::new(
                 &errors::ROLE_BEING_DELETED,
                 format!(
@@ -70,7 +72,7 @@ pub async fn create(cx: Cx<Authz>, Body(request): Body<CreateRoleRequest>) -> Re
         }
         let mut changes = vec![Change::SaveRole(row.clone())];
         if let Some(wanted) = &request.permission_ids {
-            changes.extend(with_permissions(caller, rules, &row.id, wanted)?);
+            changes.extend(permission_changes(caller, rules, &row.id, wanted)?);
         }
         saved = Some((&row).into());
         Ok((changes, Batch::new()))
@@ -80,18 +82,18 @@ pub async fn create(cx: Cx<Authz>, Body(request): Body<CreateRoleRequest>) -> Re
 }
 
 pub async fn delete(cx: Cx<Authz>, Path(id): Path<RoleId>) -> Result<Json<Empty>> {
-    if FIXED.contains(&id.0.as_str()) {
+    if BUILT_IN.contains(&id.0.as_str()) {
         return Err(Error::new(&errors::ROLE_BUILT_IN, format!("cannot delete default role `{}`", id.0)));
     }
     let caller = cx.caller()?;
     cx.change_rules(&cx.request.audit, |rules| {
-        refuse_stranger(caller, rules, &known(rules, &id)?.owner_id, &ROLE_DELETE)?;
+        require_owner_or_permission(caller, rules, &find_role(rules, &id)?.owner_id, &ROLE_DELETE)?;
         let mut changes = rules.without_role(&id.0);
         changes.extend(rules.without_names(&HashSet::from([id.0.as_str()]), None));
         Ok((changes, Batch::new()))
     })
     .await?;
-    cx.clear_roles().await;
+    cx.remove_deleted_roles().await;
     Ok(Json(Empty {}))
 }
 
@@ -101,7 +103,7 @@ pub async fn permissions(
 ) -> Result<Json<GetPermissionsByRoleResponse>> {
     let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
     let rules = cx.rules();
-    known(&rules, &id)?;
+    find_role(&rules, &id)?;
     let has = rules.permissions_of(&id.0).filter_map(|permission| rules.permissions.get(permission));
     let rows = has.map(|row| ([row.name.as_str(), row.id.as_str()], row));
     let (rows, next) = paging.page(rows, "permissions", NAME_A_LIMIT)?;
@@ -125,15 +127,15 @@ pub async fn set_permissions(
         ));
     }
     cx.change_rules_of(&cx, |rules| {
-        let role = known(rules, &id)?;
-        let acts_for_owner = caller.is_admin() && FIXED.contains(&id.0.as_str());
+        let role = find_role(rules, &id)?;
+        let acts_for_owner = caller.is_admin() && BUILT_IN.contains(&id.0.as_str());
         if *role.owner_id != *caller.user_id && !acts_for_owner {
             return Err(Error::new(
                 &errors::ROLE_OF_ANOTHER,
                 format!("cannot add permission to unowned role `{}`", id.0),
             ));
         }
-        Ok((with_permissions(caller, rules, &id.0, &request.permission_ids)?, Batch::new()))
+        Ok((permission_changes(caller, rules, &id.0, &request.permission_ids)?, Batch::new()))
     })
     .await?;
     Ok(Json(Empty {}))
@@ -165,10 +167,10 @@ pub async fn list_permissions(
 
 /// The owner of a role, for operations that exempt the owner.
 pub fn owner(authz: &Authz, id: &RoleId) -> Result<String> {
-    known(&authz.rules(), id).map(|row| row.owner_id.clone())
+    find_role(&authz.rules(), id).map(|row| row.owner_id.clone())
 }
 
-fn known<'a>(rules: &'a Rules, id: &RoleId) -> Result<&'a RoleRow> {
+fn find_role<'a>(rules: &'a AccessRules, id: &RoleId) -> Result<&'a RoleRow> {
     match rules.roles.get(id.0.as_str()) {
         Some(row) => Ok(row),
         None => Err(Error::new(
@@ -180,16 +182,16 @@ fn known<'a>(rules: &'a Rules, id: &RoleId) -> Result<&'a RoleRow> {
 
 /// The changes that leave a role with exactly these permissions. Only added ones are checked; those it already has may
 /// belong to any account.
-fn with_permissions(caller: &Caller, rules: &Rules, role: &str, wanted: &[String]) -> Result<Vec<Change>> {
+fn permission_changes(caller: &Caller, rules: &AccessRules, role: &str, wanted: &[String]) -> Result<Vec<Change>> {
     let link = |permission: &str| PermissionLinkRow { permission_id: permission.to_owned(), role_id: role.to_owned() };
     let mut changes = Vec::new();
     for id in wanted.iter().filter(|id| !rules.role_has(role, id)) {
-        may_link(caller, rules, id)?;
+        check_may_link(caller, rules, id)?;
         changes.push(Change::Link(link(id)));
     }
     let wanted: HashSet<&str> = wanted.iter().map(String::as_str).collect();
-    let gone = rules.permissions_of(role).filter(|id| !wanted.contains(&***id));
-    changes.extend(gone.map(|id| Change::Unlink(link(id))));
-    refuse_too_many_links(caller, rules, &changes)?;
+    let removed = rules.permissions_of(role).filter(|id| !wanted.contains(&***id));
+    changes.extend(removed.map(|id| Change::Unlink(link(id))));
+    check_link_quota(caller, rules, &changes)?;
     Ok(changes)
 }

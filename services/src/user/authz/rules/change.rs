@@ -8,12 +8,12 @@ use openorch_store::{Batch, Filter, Query, Write};
 
 use crate::user::authz::{
     rows::{CONTACT_ENROLLS, ROLE_LINKS},
-    rules::{Change, Rules, usage},
+    rules::{AccessRules, Change, usage},
     state::Authz,
 };
 
 /// Maximum number of rows deleted per batch when a role is removed, so that other writes can run in between.
-const CLEARED_AT_ONCE: usize = 2000;
+const ROWS_PER_BATCH: usize = 2000;
 
 impl Authz {
     /// Changes the rules. `decide` returns the changes and further writes of the same batch. Other changes wait
@@ -21,7 +21,7 @@ impl Authz {
     pub async fn change_rules(
         &self,
         call: &CallAudit,
-        decide: impl FnOnce(&Rules) -> Result<(Vec<Change>, Batch)>,
+        decide: impl FnOnce(&AccessRules) -> Result<(Vec<Change>, Batch)>,
     ) -> Result<()> {
         self.change_rules_within(call, |_, _| Ok(()), decide).await
     }
@@ -30,17 +30,17 @@ impl Authz {
     pub async fn change_rules_of<S>(
         &self,
         cx: &Cx<S>,
-        decide: impl FnOnce(&Rules) -> Result<(Vec<Change>, Batch)>,
+        decide: impl FnOnce(&AccessRules) -> Result<(Vec<Change>, Batch)>,
     ) -> Result<()> {
         let caller = cx.caller()?;
         let limits = &self.limits;
-        let check = |before: &Rules, after: &Rules| {
+        let check = |before: &AccessRules, after: &AccessRules| {
             if !usage::is_limited(caller) {
                 return Ok(());
             }
             let (had, has) = (before.usage(&caller.user_id), after.usage(&caller.user_id));
-            has.refuse_growth(&had, limits)?;
-            usage::refuse_total(before.bytes(), after.bytes(), limits)
+            has.check_quota(&had, limits)?;
+            usage::check_total(before.bytes(), after.bytes(), limits)
         };
         self.change_rules_within(&cx.request.audit, check, decide).await
     }
@@ -48,12 +48,12 @@ impl Authz {
     async fn change_rules_within(
         &self,
         call: &CallAudit,
-        check: impl FnOnce(&Rules, &Rules) -> Result<()>,
-        decide: impl FnOnce(&Rules) -> Result<(Vec<Change>, Batch)>,
+        check: impl FnOnce(&AccessRules, &AccessRules) -> Result<()>,
+        decide: impl FnOnce(&AccessRules) -> Result<(Vec<Change>, Batch)>,
     ) -> Result<()> {
-        let mut is_stale = self.rule_changes.lock().await;
+        let mut is_stale = self.change_lock.lock().await;
         if *is_stale {
-            self.set_rules(Rules::read(&self.platform.store).await?);
+            self.set_rules(AccessRules::read(&self.platform.store).await?);
             self.cache.all_rights_changed();
             *is_stale = false;
         }
@@ -65,37 +65,37 @@ impl Authz {
         if batch.is_empty() {
             return Ok(());
         }
-        let gone: Vec<String> = changes
+        let deleted_roles: Vec<String> = changes
             .iter()
             .filter_map(|change| match change {
                 Change::SaveRole(row) if row.going => Some(row.id.clone()),
                 _ => None,
             })
             .collect();
-        let mut next = Rules::clone(&rules);
+        let mut next = AccessRules::clone(&rules);
         next.apply(changes);
         check(&rules, &next)?;
         match self.platform.commit(call, batch).await {
             Ok(_) => {
                 self.set_rules(next);
-                if !gone.is_empty() {
-                    self.cache.roles_gone(gone.iter().map(String::as_str));
+                if !deleted_roles.is_empty() {
+                    self.cache.roles_deleted(deleted_roles.iter().map(String::as_str));
                 }
                 Ok(())
             }
             Err(error) => {
                 // It may have been stored, so the next change and the next reconciliation reload the rules.
-                *is_stale = error.is_open();
-                self.commits.doubt(&error);
+                *is_stale = error.outcome_unknown();
+                self.commits.record_if_indeterminate(&error);
                 Err(error.into())
             }
         }
     }
 
     /// Reloads the rules after a change of unknown outcome.
-    pub async fn settle_rules(&self) -> Result<()> {
-        if self.commits.is_doubtful() {
-            *self.rule_changes.lock().await = true;
+    pub async fn reconcile_rules(&self) -> Result<()> {
+        if self.commits.is_indeterminate() {
+            *self.change_lock.lock().await = true;
             self.cache.all_rights_changed();
         }
         self.change_rules(&CallAudit::NONE, |_| Ok((Vec::new(), Batch::new()))).await
@@ -103,10 +103,10 @@ impl Authz {
 
     /// Removes roles being deleted from all accounts and frees their ids. Failures are retried a second later or after
     /// a restart.
-    pub async fn clear_roles(&self) {
-        let going: Vec<Arc<str>> = self.check_rules().going.iter().cloned().collect();
-        for id in going {
-            if let Err(error) = self.clear_role(&id).await {
+    pub async fn remove_deleted_roles(&self) {
+        let deleting: Vec<Arc<str>> = self.load_rules().deleting.iter().cloned().collect();
+        for id in deleting {
+            if let Err(error) = self.remove_deleted_role(&id).await {
                 tracing::warn!("the deleted role `{id}` cannot be removed from all accounts yet, retrying: {error:?}");
             }
         }
@@ -114,11 +114,16 @@ impl Authz {
 
     /// Deletes many rows in small batches, so that other writes can run in between. Fewer than [`ROWS_PER_BATCH`] rows
     /// remain, which the caller deletes in the same batch as everything that must be deleted with them.
-    pub async fn clear(&self, call: &CallAudit, collection: &'static str, filters: &[Filter]) -> Result<()> {
+    pub async fn delete_in_batches(
+        &self,
+        call: &CallAudit,
+        collection: &'static str,
+        filters: &[Filter],
+    ) -> Result<()> {
         loop {
-            let some = Query { filters: filters.to_vec(), ..Query::all() }.limit(CLEARED_AT_ONCE as u64);
+            let some = Query { filters: filters.to_vec(), ..Query::all() }.limit(ROWS_PER_BATCH as u64);
             let rows = self.platform.store.find(collection, &some).await?.rows;
-            if rows.len() < CLEARED_AT_ONCE {
+            if rows.len() < ROWS_PER_BATCH {
                 return Ok(());
             }
             // By filter, since some may be deleted concurrently.
@@ -127,12 +132,12 @@ impl Authz {
         }
     }
 
-    async fn clear_role(&self, id: &str) -> Result<()> {
+    async fn remove_deleted_role(&self, id: &str) -> Result<()> {
         for collection in [ROLE_LINKS.name, CONTACT_ENROLLS.name] {
-            self.clear(&CallAudit::NONE, collection, &[Filter::equals("roleId", id)]).await?;
+            self.delete_in_batches(&CallAudit::NONE, collection, &[Filter::equals("roleId", id)]).await?;
         }
         self.change_rules(&CallAudit::NONE, |rules| {
-            let is_there = rules.going.contains(id);
+            let is_there = rules.deleting.contains(id);
             Ok((is_there.then(|| Change::DeleteRole(id.to_owned())).into_iter().collect(), Batch::new()))
         })
         .await

@@ -14,7 +14,7 @@ pub type Map<V> = HashTrieMapSync<Arc<str>, V>;
 pub type Ids = HashTrieSetSync<Arc<str>>;
 
 /// The value of a key, inserting the default if it is missing.
-pub fn entry<'a, V: Clone + Default>(map: &'a mut Map<V>, key: &Arc<str>) -> &'a mut V {
+pub fn get_or_insert<'a, V: Clone + Default>(map: &'a mut Map<V>, key: &Arc<str>) -> &'a mut V {
     if !map.contains_key(key) {
         map.insert_mut(key.clone(), V::default());
     }
@@ -23,9 +23,9 @@ pub fn entry<'a, V: Clone + Default>(map: &'a mut Map<V>, key: &Arc<str>) -> &'a
 
 /// An index of id pairs, searchable by the first id.
 #[derive(Clone, Default)]
-pub struct Pairs(RedBlackTreeSetSync<(Arc<str>, Arc<str>)>);
+pub struct PairIndex(RedBlackTreeSetSync<(Arc<str>, Arc<str>)>);
 
-impl Pairs {
+impl PairIndex {
     pub fn insert(&mut self, first: &Arc<str>, second: &Arc<str>) {
         self.0.insert_mut((first.clone(), second.clone()));
     }
@@ -35,12 +35,12 @@ impl Pairs {
     }
 
     /// The second ids of pairs with this first id, sorted.
-    pub fn of<'a>(&'a self, first: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
-        self.under(first).take_while(move |(found, _)| **found == *first).map(|(_, second)| second)
+    pub fn get<'a>(&'a self, first: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
+        self.with_prefix(first).take_while(move |(found, _)| **found == *first).map(|(_, second)| second)
     }
 
     /// The pairs whose first id starts with this prefix.
-    pub fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a (Arc<str>, Arc<str>)> {
+    pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a (Arc<str>, Arc<str>)> {
         let from = (Included((Arc::from(prefix), Arc::from(""))), Unbounded);
         self.0.range::<(Arc<str>, Arc<str>), _>(from).take_while(move |(found, _)| found.starts_with(prefix))
     }
@@ -48,16 +48,16 @@ impl Pairs {
 
 /// The slugs and roles that have a permission by grants, by app.
 #[derive(Clone, Default)]
-pub struct Granted(Map<GrantedIn>);
+pub struct GrantIndex(Map<AppGrants>);
 
 /// Each name with the number of grants that contain it.
 #[derive(Clone, Default)]
-struct GrantedIn {
+struct AppGrants {
     slugs: Map<u32>,
     roles: Map<u32>,
 }
 
-impl Granted {
+impl GrantIndex {
     /// Whether an account with this slug and these roles has the permission in this app.
     pub fn has(&self, app: &str, slug: &str, roles: &[Box<str>]) -> bool {
         [app, ALL_APPS].into_iter().filter_map(|app| self.0.get(app)).any(|granted| {
@@ -66,9 +66,9 @@ impl Granted {
     }
 
     pub fn add(&mut self, row: &GrantRow) {
-        let granted = entry(&mut self.0, &Arc::from(row.app.as_str()));
+        let granted = get_or_insert(&mut self.0, &Arc::from(row.app.as_str()));
         for (counts, names) in [(&mut granted.slugs, &row.slugs), (&mut granted.roles, &row.role_ids)] {
-            names.iter().for_each(|name| *entry(counts, &Arc::from(name.as_str())) += 1);
+            names.iter().for_each(|name| *get_or_insert(counts, &Arc::from(name.as_str())) += 1);
         }
     }
 
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn pairs_are_found_by_their_first_id_and_by_how_it_begins() {
-        let mut pairs = Pairs::default();
+        let mut pairs = PairIndex::default();
         let id = |text: &str| Arc::<str>::from(text);
         for (first, second) in [("a:x", "2"), ("a:x", "1"), ("a:xy", "3"), ("a", "4"), ("b", "5")] {
             pairs.insert(&id(first), &id(second));
@@ -106,9 +106,9 @@ mod tests {
         let copy = pairs.clone();
         pairs.remove(&id("a:x"), &id("1"));
         pairs.remove(&id("a:x"), &id("9"));
-        let of = |pairs: &Pairs, first: &str| pairs.of(first).map(|id| id.to_string()).collect::<Vec<_>>();
+        let of = |pairs: &PairIndex, first: &str| pairs.get(first).map(|id| id.to_string()).collect::<Vec<_>>();
         assert_eq!((of(&pairs, "a:x"), of(&copy, "a:x")), (vec!["2".into()], vec!["1".into(), "2".into()]));
-        assert_eq!(pairs.under("a:").map(|(_, second)| &**second).collect::<Vec<_>>(), ["2", "3"]);
+        assert_eq!(pairs.with_prefix("a:").map(|(_, second)| &**second).collect::<Vec<_>>(), ["2", "3"]);
         assert!(of(&pairs, "c").is_empty() && of(&pairs, "").is_empty());
     }
 }

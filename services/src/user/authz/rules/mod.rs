@@ -18,13 +18,13 @@ use openorch_store::{Filter, Guard, Query, Store, StoreError, Table};
 
 use crate::user::{
     authz::{
-        guards::still_has_role,
+        guards::role_guard,
         rows::{
             APPS, AppRow, DELEGATIONS, DelegationRow, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS,
             PermissionLinkRow, PermissionRow, ROLES, RoleRow,
         },
         rules::{
-            index::{Granted, Ids, Map, Pairs, entry},
+            index::{GrantIndex, Ids, Map, PairIndex, get_or_insert},
             usage::Usage,
         },
     },
@@ -32,16 +32,19 @@ use crate::user::{
 };
 
 /// See [`openorch_api::Permission::of_all_apps`].
-static OF_ALL_APPS: LazyLock<HashSet<&str>> = LazyLock::new(|| {
-    openorch_api::permissions().filter(|permission| permission.of_all_apps).map(|permission| permission.id).collect()
+static PLATFORM_SCOPED: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+    openorch_api::permissions()
+        .filter(|permission| permission.platform_scoped)
+        .map(|permission| permission.id)
+        .collect()
 });
 
 /// A snapshot of the rules for checks and lists. Copies are cheap, and a change costs only what it touches.
 #[derive(Clone, Default)]
-pub struct Rules {
+pub struct AccessRules {
     pub roles: Map<Arc<RoleRow>>,
     /// Roles being deleted: they grant nothing, but their ids are not free yet.
-    pub going: Ids,
+    pub deleting: Ids,
     pub permissions: Map<Arc<PermissionRow>>,
     pub grants: Map<Arc<GrantRow>>,
     /// By the slug of the service.
@@ -50,19 +53,19 @@ pub struct Rules {
     pub apps: Map<Arc<AppRow>>,
     apps_by_id: Map<Arc<AppRow>>,
     /// The permissions linked to a role.
-    by_role: Map<Ids>,
+    permissions_by_role: Map<Ids>,
     /// The slugs and roles that have a permission by grants.
-    granted: Map<Granted>,
+    granted: Map<GrantIndex>,
     /// The roles linked to a permission.
-    roles_with: Pairs,
+    roles_by_permission: PairIndex,
     /// The grants of a permission, and those that name a role or a slug.
-    grants_of: Pairs,
-    naming_role: Pairs,
-    naming_slug: Pairs,
+    grants_by_permission: PairIndex,
+    grants_by_role: PairIndex,
+    grants_by_slug: PairIndex,
     /// By owner.
-    owned_roles: Pairs,
-    owned_permissions: Pairs,
-    owned_grants: Pairs,
+    owned_roles: PairIndex,
+    owned_permissions: PairIndex,
+    owned_grants: PairIndex,
     /// The resources used by each account, by its id.
     usage: Map<Usage>,
     /// Estimated memory of all roles, permissions, links and grants.
@@ -88,9 +91,9 @@ pub enum Change {
     DeleteApp(String),
 }
 
-impl Rules {
+impl AccessRules {
     /// Loads all stored rules.
-    pub async fn read(store: &Arc<dyn Store>) -> Result<Rules, StoreError> {
+    pub async fn read(store: &Arc<dyn Store>) -> Result<AccessRules, StoreError> {
         let all = Query::all();
         let mut changes = Vec::new();
         // Permissions first, since a link counts against the owner of its permission.
@@ -106,7 +109,7 @@ impl Rules {
         changes.extend(apps.into_iter().map(|row| Change::SaveApp(row.value)));
         let grants = Table::<GrantRow>::new(store.clone(), &GRANTS).find(&all).await?;
         changes.extend(grants.into_iter().map(|row| Change::SaveGrant(row.value)));
-        let mut rules = Rules::default();
+        let mut rules = AccessRules::default();
         rules.apply(changes);
         Ok(rules)
     }
@@ -130,35 +133,35 @@ impl Rules {
     pub fn allow(&self, caller: &Caller, permission: &str) -> bool {
         let allow = |app: &str, roles: &[Box<str>]| {
             let by_role = roles.iter().any(|role| self.role_has(role, permission));
-            by_role || self.grant(app, &caller.slug, roles, permission)
+            by_role || self.is_granted(app, &caller.slug, roles, permission)
         };
         if !allow(&caller.app, &caller.roles) {
             return false;
         }
         // A permission held only in one app does not give access to platform-scoped resources.
         matches!(&*caller.app, DEFAULT_APP | ALL_APPS)
-            || !OF_ALL_APPS.contains(permission)
+            || !PLATFORM_SCOPED.contains(permission)
             || allow(DEFAULT_APP, &caller.default_app_roles)
     }
 
     /// Guards that the caller still has the permission: one way by which it has it, in each app that counts.
-    pub fn basis(&self, caller: &Caller, permission: &str) -> Vec<Guard> {
-        let mut guards = self.basis_in(&caller.app, &caller.roles, caller, permission);
-        if !matches!(&*caller.app, DEFAULT_APP | ALL_APPS) && OF_ALL_APPS.contains(permission) {
-            guards.extend(self.basis_in(DEFAULT_APP, &caller.default_app_roles, caller, permission));
+    pub fn permission_guards(&self, caller: &Caller, permission: &str) -> Vec<Guard> {
+        let mut guards = self.permission_guards_in(&caller.app, &caller.roles, caller, permission);
+        if !matches!(&*caller.app, DEFAULT_APP | ALL_APPS) && PLATFORM_SCOPED.contains(permission) {
+            guards.extend(self.permission_guards_in(DEFAULT_APP, &caller.default_app_roles, caller, permission));
         }
         guards
     }
 
-    fn basis_in(&self, app: &str, roles: &[Box<str>], caller: &Caller, permission: &str) -> Vec<Guard> {
+    fn permission_guards_in(&self, app: &str, roles: &[Box<str>], caller: &Caller, permission: &str) -> Vec<Guard> {
         if let Some(role) = roles.iter().find(|role| self.role_has(role, permission)) {
             let link = PermissionLinkRow { permission_id: permission.to_owned(), role_id: role.to_string() };
             return vec![
-                still_has_role(app, &caller.user_id, role),
+                role_guard(app, &caller.user_id, role),
                 Guard::Exists { collection: PERMISSION_LINKS.name, id: link.id() },
             ];
         }
-        for grant in self.grants_of.of(permission).filter_map(|id| self.grants.get(&**id)) {
+        for grant in self.grants_by_permission.get(permission).filter_map(|id| self.grants.get(&**id)) {
             if grant.app != app && grant.app != ALL_APPS {
                 continue;
             }
@@ -175,27 +178,27 @@ impl Rules {
                 Filter::is_in("app", [app, ALL_APPS]),
                 names,
             ];
-            let has_role = who.map(|role| still_has_role(app, &caller.user_id, role));
+            let has_role = who.map(|role| role_guard(app, &caller.user_id, role));
             return has_role.into_iter().chain([Guard::at_least(GRANTS.name, same.into(), 1)]).collect();
         }
         Vec::new()
     }
 
-    fn grant(&self, app: &str, slug: &str, roles: &[Box<str>], permission: &str) -> bool {
+    fn is_granted(&self, app: &str, slug: &str, roles: &[Box<str>], permission: &str) -> bool {
         self.granted.get(permission).is_some_and(|granted| granted.has(app, slug, roles))
     }
 
     pub fn role_has(&self, role: &str, permission: &str) -> bool {
-        self.by_role.get(role).is_some_and(|permissions| permissions.contains(permission))
+        self.permissions_by_role.get(role).is_some_and(|permissions| permissions.contains(permission))
     }
 
     /// Whether a service may call this operation for its callers.
-    pub fn opens(&self, service: &str, operation: &str) -> bool {
+    pub fn delegation_allows(&self, service: &str, operation: &str) -> bool {
         self.delegations.get(service).is_some_and(|row| row.operations.iter().any(|id| id == operation))
     }
 
     /// Whether a service may forward its callers' tokens to another.
-    pub fn hands_on(&self, service: &str, to: &str) -> bool {
+    pub fn may_forward_to(&self, service: &str, to: &str) -> bool {
         self.delegations.get(service).is_some_and(|row| row.services.iter().any(|slug| slug == to))
     }
 
@@ -208,7 +211,7 @@ impl Rules {
 
     /// The permissions linked to a role.
     pub fn permissions_of<'a>(&'a self, role: &str) -> impl Iterator<Item = &'a Arc<str>> + use<'a> {
-        self.by_role.get(role).into_iter().flat_map(|permissions| permissions.iter())
+        self.permissions_by_role.get(role).into_iter().flat_map(|permissions| permissions.iter())
     }
 
     /// Applies the changes in order.
@@ -216,7 +219,7 @@ impl Rules {
         for change in changes {
             match change {
                 Change::SaveRole(row) => self.save_role(row),
-                Change::DeleteRole(id) => _ = self.going.remove_mut(id.as_str()),
+                Change::DeleteRole(id) => _ = self.deleting.remove_mut(id.as_str()),
                 Change::SavePermission(row) => self.save_permission(row),
                 Change::DeletePermission(id) => self.remove_permission(&id),
                 Change::Link(link) => self.link(&link),
@@ -240,15 +243,15 @@ impl Rules {
         let id: Arc<str> = row.id.as_str().into();
         if let Some(before) = self.roles.get(&id).cloned() {
             self.roles.remove_mut(&id);
-            let owner = self.account(&before.owner_id, |usage| usage.remove_role(&before));
+            let owner = self.update_usage(&before.owner_id, |usage| usage.remove_role(&before));
             self.owned_roles.remove(&owner, &id);
         }
         if row.going {
             let permissions: Vec<Arc<str>> = self.permissions_of(&id).cloned().collect();
             permissions.iter().for_each(|permission| self.unlink(&id, permission));
-            self.going.insert_mut(id);
+            self.deleting.insert_mut(id);
         } else {
-            let owner = self.account(&row.owner_id, |usage| usage.add_role(&row));
+            let owner = self.update_usage(&row.owner_id, |usage| usage.add_role(&row));
             self.owned_roles.insert(&owner, &id);
             self.roles.insert_mut(id, Arc::new(row));
         }
@@ -256,7 +259,7 @@ impl Rules {
 
     fn save_permission(&mut self, row: PermissionRow) {
         // Added before the old one is removed, so that the usage entry of the owner is not dropped in between.
-        let owner = self.account(&row.owner_id, |usage| usage.add_permission(&row));
+        let owner = self.update_usage(&row.owner_id, |usage| usage.add_permission(&row));
         self.remove_permission(&row.id);
         let id: Arc<str> = row.id.as_str().into();
         self.owned_permissions.insert(&owner, &id);
@@ -264,9 +267,9 @@ impl Rules {
     }
 
     fn remove_permission(&mut self, id: &str) {
-        let Some((id, before)) = known(&self.permissions, id) else { return };
+        let Some((id, before)) = get_entry(&self.permissions, id) else { return };
         self.permissions.remove_mut(&id);
-        let owner = self.account(&before.owner_id, |usage| usage.remove_permission(&before));
+        let owner = self.update_usage(&before.owner_id, |usage| usage.remove_permission(&before));
         self.owned_permissions.remove(&owner, &id);
     }
 
@@ -274,10 +277,11 @@ impl Rules {
         if self.role_has(&link.role_id, &link.permission_id) {
             return;
         }
-        let (role, permission) = (key_of(&self.roles, &link.role_id), key_of(&self.permissions, &link.permission_id));
-        entry(&mut self.by_role, &role).insert_mut(permission.clone());
-        self.roles_with.insert(&permission, &role);
-        self.account_link(&permission, Usage::add_link);
+        let (role, permission) =
+            (shared_key(&self.roles, &link.role_id), shared_key(&self.permissions, &link.permission_id));
+        get_or_insert(&mut self.permissions_by_role, &role).insert_mut(permission.clone());
+        self.roles_by_permission.insert(&permission, &role);
+        self.update_link_usage(&permission, Usage::add_link);
     }
 
     fn unlink(&mut self, role: &str, permission: &str) {
@@ -285,19 +289,19 @@ impl Rules {
             return;
         }
         let (role, permission) = (Arc::from(role), Arc::from(permission));
-        let permissions = entry(&mut self.by_role, &role);
+        let permissions = get_or_insert(&mut self.permissions_by_role, &role);
         permissions.remove_mut(&permission);
         if permissions.is_empty() {
-            self.by_role.remove_mut(&role);
+            self.permissions_by_role.remove_mut(&role);
         }
-        self.roles_with.remove(&permission, &role);
-        self.account_link(&permission, Usage::remove_link);
+        self.roles_by_permission.remove(&permission, &role);
+        self.update_link_usage(&permission, Usage::remove_link);
     }
 
     /// Updates the usage of an account; returns the id.
-    fn account(&mut self, user_id: &str, change: impl FnOnce(&mut Usage)) -> Arc<str> {
-        let id = key_of(&self.usage, user_id);
-        let usage = entry(&mut self.usage, &id);
+    fn update_usage(&mut self, user_id: &str, change: impl FnOnce(&mut Usage)) -> Arc<str> {
+        let id = shared_key(&self.usage, user_id);
+        let usage = get_or_insert(&mut self.usage, &id);
         let before = usage.bytes();
         change(usage);
         self.bytes = self.bytes - before + usage.bytes();
@@ -308,42 +312,42 @@ impl Rules {
     }
 
     /// A link counts against the owner of its permission.
-    fn account_link(&mut self, permission: &str, change: fn(&mut Usage)) {
+    fn update_link_usage(&mut self, permission: &str, change: fn(&mut Usage)) {
         if let Some(owner) = self.permissions.get(permission).map(|row| row.owner_id.clone()) {
-            self.account(&owner, change);
+            self.update_usage(&owner, change);
         }
     }
 
     fn save_grant(&mut self, row: GrantRow) {
         self.remove_grant(&row.id);
-        let owner = self.account(&row.owner_id, |usage| usage.add_grant(&row));
-        let (id, permission) = (Arc::from(row.id.as_str()), key_of(&self.permissions, &row.permission_id));
-        entry(&mut self.granted, &permission).add(&row);
-        self.grants_of.insert(&permission, &id);
+        let owner = self.update_usage(&row.owner_id, |usage| usage.add_grant(&row));
+        let (id, permission) = (Arc::from(row.id.as_str()), shared_key(&self.permissions, &row.permission_id));
+        get_or_insert(&mut self.granted, &permission).add(&row);
+        self.grants_by_permission.insert(&permission, &id);
         self.owned_grants.insert(&owner, &id);
-        row.role_ids.iter().for_each(|role| self.naming_role.insert(&role.as_str().into(), &id));
-        row.slugs.iter().for_each(|slug| self.naming_slug.insert(&slug.as_str().into(), &id));
+        row.role_ids.iter().for_each(|role| self.grants_by_role.insert(&role.as_str().into(), &id));
+        row.slugs.iter().for_each(|slug| self.grants_by_slug.insert(&slug.as_str().into(), &id));
         self.grants.insert_mut(id, Arc::new(row));
     }
 
     fn remove_grant(&mut self, id: &str) {
-        let Some((id, row)) = known(&self.grants, id) else { return };
+        let Some((id, row)) = get_entry(&self.grants, id) else { return };
         self.grants.remove_mut(&id);
-        let owner = self.account(&row.owner_id, |usage| usage.remove_grant(&row));
+        let owner = self.update_usage(&row.owner_id, |usage| usage.remove_grant(&row));
         let permission = Arc::from(row.permission_id.as_str());
-        let granted = entry(&mut self.granted, &permission);
+        let granted = get_or_insert(&mut self.granted, &permission);
         granted.remove(&row);
         if granted.is_empty() {
             self.granted.remove_mut(&permission);
         }
-        self.grants_of.remove(&permission, &id);
+        self.grants_by_permission.remove(&permission, &id);
         self.owned_grants.remove(&owner, &id);
-        row.role_ids.iter().for_each(|role| self.naming_role.remove(&role.as_str().into(), &id));
-        row.slugs.iter().for_each(|slug| self.naming_slug.remove(&slug.as_str().into(), &id));
+        row.role_ids.iter().for_each(|role| self.grants_by_role.remove(&role.as_str().into(), &id));
+        row.slugs.iter().for_each(|slug| self.grants_by_slug.remove(&slug.as_str().into(), &id));
     }
 
     fn remove_app(&mut self, id: &str) {
-        if let Some((id, before)) = known(&self.apps_by_id, id) {
+        if let Some((id, before)) = get_entry(&self.apps_by_id, id) {
             self.apps_by_id.remove_mut(&id);
             self.apps.remove_mut(before.host.as_str());
         }
@@ -351,19 +355,19 @@ impl Rules {
 
     /// The ids of an account's roles.
     pub fn roles_of<'a>(&'a self, user_id: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
-        self.owned_roles.of(user_id)
+        self.owned_roles.get(user_id)
     }
 
     /// The ids of grants of permissions that start with this prefix.
-    pub fn grants_under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
-        self.grants_of.under(prefix).map(|(_, id)| id)
+    pub fn grants_with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
+        self.grants_by_permission.with_prefix(prefix).map(|(_, id)| id)
     }
 
     /// The changes that delete what an account owns: roles, permissions and grants.
     pub fn owned_by(&self, user_id: &str) -> Vec<Change> {
         let mut changes: Vec<Change> = self.roles_of(user_id).flat_map(|id| self.without_role(id)).collect();
-        changes.extend(self.owned_permissions.of(user_id).flat_map(|id| self.without_permission(id)));
-        changes.extend(self.owned_grants.of(user_id).map(|id| Change::DeleteGrant(id.to_string())));
+        changes.extend(self.owned_permissions.get(user_id).flat_map(|id| self.without_permission(id)));
+        changes.extend(self.owned_grants.get(user_id).map(|id| Change::DeleteGrant(id.to_string())));
         dedup(changes)
     }
 
@@ -380,10 +384,10 @@ impl Rules {
     /// The changes that remove these roles and this slug from grants, so that a later holder of the name does not
     /// inherit them.
     pub fn without_names(&self, roles: &HashSet<&str>, slug: Option<&str>) -> Vec<Change> {
-        let by_role = roles.iter().flat_map(|role| self.naming_role.of(role));
-        let by_slug = slug.into_iter().flat_map(|slug| self.naming_slug.of(slug));
-        let touched: BTreeSet<&Arc<str>> = by_role.chain(by_slug).collect();
-        let touched = touched.into_iter().filter_map(|id| self.grants.get(id));
+        let by_role = roles.iter().flat_map(|role| self.grants_by_role.get(role));
+        let by_slug = slug.into_iter().flat_map(|slug| self.grants_by_slug.get(slug));
+        let affected_ids: BTreeSet<&Arc<str>> = by_role.chain(by_slug).collect();
+        let touched = affected_ids.into_iter().filter_map(|id| self.grants.get(id));
         touched
             .map(|row| {
                 let mut row = GrantRow::clone(row);
@@ -400,10 +404,10 @@ impl Rules {
     /// The changes that delete a permission.
     pub fn without_permission(&self, id: &str) -> Vec<Change> {
         let links = self
-            .roles_with
-            .of(id)
+            .roles_by_permission
+            .get(id)
             .map(|role| Change::Unlink(PermissionLinkRow { permission_id: id.to_owned(), role_id: role.to_string() }));
-        let grants = self.grants_of.of(id).map(|id| Change::DeleteGrant(id.to_string()));
+        let grants = self.grants_by_permission.get(id).map(|id| Change::DeleteGrant(id.to_string()));
         links.chain(grants).chain([Change::DeletePermission(id.to_owned())]).collect()
     }
 }
@@ -422,10 +426,10 @@ fn dedup(changes: Vec<Change>) -> Vec<Change> {
 }
 
 /// The existing key of the map, or a new one, so that equal strings share memory.
-fn key_of<V>(map: &Map<V>, key: &str) -> Arc<str> {
+fn shared_key<V>(map: &Map<V>, key: &str) -> Arc<str> {
     map.get_key_value(key).map_or_else(|| key.into(), |(key, _)| key.clone())
 }
 
-fn known<V: Clone>(map: &Map<V>, key: &str) -> Option<(Arc<str>, V)> {
+fn get_entry<V: Clone>(map: &Map<V>, key: &str) -> Option<(Arc<str>, V)> {
     map.get_key_value(key).map(|(key, value)| (key.clone(), value.clone()))
 }

@@ -8,7 +8,7 @@ use openorch_chassis::Caller;
 use crate::user::{
     authz::{
         rows::{AppRow, GrantRow, PermissionLinkRow, PermissionRow, RoleRow},
-        rules::{Change, Rules},
+        rules::{AccessRules, Change},
     },
     shared::rows::ALL_APPS,
 };
@@ -45,8 +45,8 @@ fn grant(id: &str, permission: &str, slugs: &[&str], roles: &[&str], owner: &str
 }
 
 /// Each account has a role with a permission, and a grant of it to another role and a slug.
-fn of_accounts(count: usize) -> Rules {
-    let mut rules = Rules::default();
+fn rules_of_accounts(count: usize) -> AccessRules {
+    let mut rules = AccessRules::default();
     for n in 0..count {
         let (owner, own, other) = (format!("usr_{n}"), format!("s{n}:r"), format!("s{}:r", (n + 1) % count));
         let permitted = format!("s{n}:p");
@@ -60,7 +60,7 @@ fn of_accounts(count: usize) -> Rules {
     rules
 }
 
-fn may(rules: &Rules, slug: &str, role: &str, permission: &str) -> bool {
+fn allows(rules: &AccessRules, slug: &str, role: &str, permission: &str) -> bool {
     let roles: Arc<[Box<str>]> = [role].into_iter().filter(|role| !role.is_empty()).map(Into::into).collect();
     rules.allow(
         &Caller {
@@ -78,7 +78,7 @@ fn may(rules: &Rules, slug: &str, role: &str, permission: &str) -> bool {
 
 #[test]
 fn a_change_copies_nothing_of_what_other_accounts_hold() {
-    let before = of_accounts(500);
+    let before = rules_of_accounts(500);
     let mut after = before.clone();
     let role_id = || HashSet::from(["s1:r"]);
     let going = [after.without_role("s1:r"), after.without_names(&role_id(), None)].concat();
@@ -98,13 +98,13 @@ fn a_change_copies_nothing_of_what_other_accounts_hold() {
         ];
         assert_eq!(counts, [1; 3], "{n}");
     }
-    assert_eq!((before.roles.size(), after.roles.size(), after.going.size()), (500, 499, 2));
+    assert_eq!((before.roles.size(), after.roles.size(), after.deleting.size()), (500, 499, 2));
 }
 
 #[test]
-fn what_was_granted_by_several_grants_stays_until_the_last_of_them_goes() {
-    let mut rules = of_accounts(3);
-    let permits = |rules: &Rules| (may(rules, "one", "", "s0:p"), may(rules, "", "s9:r", "s0:p"));
+fn a_permission_granted_several_times_stays_until_the_last_grant_is_deleted() {
+    let mut rules = rules_of_accounts(3);
+    let permits = |rules: &AccessRules| (allows(rules, "one", "", "s0:p"), allows(rules, "", "s9:r", "s0:p"));
     rules.apply(vec![grant("a", "s0:p", &["one"], &["s9:r"], "usr_0")]);
     rules.apply(vec![grant("b", "s0:p", &["one", "two"], &["s9:r"], "usr_0")]);
     rules.apply(vec![Change::DeleteGrant("a".into())]);
@@ -114,25 +114,25 @@ fn what_was_granted_by_several_grants_stays_until_the_last_of_them_goes() {
     assert_eq!(permits(&rules), (false, true));
     rules.apply(vec![Change::DeleteGrant("b".into()), Change::DeleteGrant("b".into())]);
     assert_eq!(permits(&rules), (false, false));
-    assert!(may(&rules, "s0-friend", "", "s0:p"), "the other grant of the permission");
+    assert!(allows(&rules, "s0-friend", "", "s0:p"), "the other grant of the permission");
 }
 
 #[test]
-fn what_goes_with_a_role_a_permission_or_an_account_is_found_by_the_indexes() {
-    let mut rules = of_accounts(5);
+fn deleting_a_role_a_permission_or_an_account_removes_all_references() {
+    let mut rules = rules_of_accounts(5);
     // The grant of the previous account names the role of this one.
-    assert!(may(&rules, "", "s1:r", "s0:p") && may(&rules, "", "s1:r", "s1:p"));
+    assert!(allows(&rules, "", "s1:r", "s0:p") && allows(&rules, "", "s1:r", "s1:p"));
     let names = HashSet::from(["s1:r"]);
     rules.apply(rules.without_names(&names, None));
     rules.apply(rules.without_role("s1:r"));
-    assert!(!may(&rules, "", "s1:r", "s0:p") && !may(&rules, "", "s1:r", "s1:p"));
-    assert!(may(&rules, "s0-friend", "", "s0:p"), "the slug of the grant stays");
+    assert!(!allows(&rules, "", "s1:r", "s0:p") && !allows(&rules, "", "s1:r", "s1:p"));
+    assert!(allows(&rules, "s0-friend", "", "s0:p"), "the slug of the grant stays");
     rules.apply(rules.without_names(&HashSet::new(), Some("s0-friend")));
     assert!(!rules.grants.contains_key("g0") && rules.grants.contains_key("g2"));
 
     rules.apply(rules.without_permission("s2:p"));
     assert!(!rules.role_has("s2:r", "s2:p") && !rules.grants.contains_key("g2"));
-    assert_eq!(rules.grants_under("s3:").map(|id| &**id).collect::<Vec<_>>(), ["g3"]);
+    assert_eq!(rules.grants_with_prefix("s3:").map(|id| &**id).collect::<Vec<_>>(), ["g3"]);
     assert_eq!(rules.roles_of("usr_3").map(|id| &**id).collect::<Vec<_>>(), ["s3:r"]);
     for n in 0..5 {
         rules.apply(rules.owned_by(&format!("usr_{n}")));
@@ -143,8 +143,8 @@ fn what_goes_with_a_role_a_permission_or_an_account_is_found_by_the_indexes() {
 }
 
 #[test]
-fn an_app_that_gets_another_host_is_found_by_that_alone() {
-    let mut rules = Rules::default();
+fn an_app_with_a_changed_host_is_found_only_by_the_new_one() {
+    let mut rules = AccessRules::default();
     let row = |host: &str| {
         let (id, now) = ("app_1".to_owned(), Time::default());
         let app = serde_json::json!({ "id": id, "host": host, "createdAt": now, "updatedAt": now });

@@ -38,7 +38,7 @@ pub struct AccessLimits {
 }
 
 impl AccessLimits {
-    pub fn of(settings: &UserSettings) -> AccessLimits {
+    pub fn from_settings(settings: &UserSettings) -> AccessLimits {
         AccessLimits {
             grant_names: settings.max_grant_names_per_account,
             account_bytes: *settings.max_access_rule_memory_per_account,
@@ -49,7 +49,7 @@ impl AccessLimits {
 }
 
 /// A digest of a grant without its id.
-pub type Content = [u8; 32];
+pub type GrantDigest = [u8; 32];
 
 /// The access rules that one account owns.
 #[derive(Clone, Default)]
@@ -63,11 +63,11 @@ pub struct Usage {
     /// Estimated.
     bytes: usize,
     /// The number of its grants with the same content.
-    contents: HashTrieMapSync<Content, u32>,
+    contents: HashTrieMapSync<GrantDigest, u32>,
 }
 
 impl Usage {
-    pub fn has_grant(&self, content: &Content) -> bool {
+    pub fn has_grant(&self, content: &GrantDigest) -> bool {
         self.contents.contains_key(content)
     }
 
@@ -111,18 +111,18 @@ impl Usage {
 
     pub fn add_grant(&mut self, row: &GrantRow) {
         self.grants += 1;
-        self.grant_names += names_of(row);
+        self.grant_names += name_count(row);
         self.bytes += grant_bytes(row);
-        let content = content(row);
+        let content = grant_digest(row);
         let count = self.contents.get(&content).map_or(1, |count| count + 1);
         self.contents.insert_mut(content, count);
     }
 
     pub fn remove_grant(&mut self, row: &GrantRow) {
         self.grants -= 1;
-        self.grant_names -= names_of(row);
+        self.grant_names -= name_count(row);
         self.bytes -= grant_bytes(row);
-        let content = content(row);
+        let content = grant_digest(row);
         let left = self.contents.get(&content).map_or(0, |count| count - 1);
         match left {
             0 => _ = self.contents.remove_mut(&content),
@@ -131,7 +131,7 @@ impl Usage {
     }
 
     /// Refuses a change that increases the usage of an account above a limit.
-    pub fn refuse_growth(&self, before: &Usage, limits: &AccessLimits) -> Result<()> {
+    pub fn check_quota(&self, before: &Usage, limits: &AccessLimits) -> Result<()> {
         for (what, had, has, most, remedy) in [
             ("roles", before.roles, self.roles, MAX_ROLES, "delete some"),
             ("permissions", before.permissions, self.permissions, MAX_PERMISSIONS, "delete some"),
@@ -164,7 +164,7 @@ impl Usage {
 }
 
 /// Refuses a change that increases the total above the limit.
-pub fn refuse_total(had: usize, has: usize, limits: &AccessLimits) -> Result<()> {
+pub fn check_total(had: usize, has: usize, limits: &AccessLimits) -> Result<()> {
     if has > limits.total_bytes && has > had {
         return Err(Error::new(
             &errors::RULE_MEMORY_FULL,
@@ -184,7 +184,7 @@ pub fn is_limited(caller: &Caller) -> bool {
 }
 
 /// The digest of a grant's content. Its names are sorted.
-pub fn content(row: &GrantRow) -> Content {
+pub fn grant_digest(row: &GrantRow) -> GrantDigest {
     let mut digest = Sha256::new();
     let mut text = |text: &str| {
         digest.update((text.len() as u64).to_be_bytes());
@@ -199,7 +199,7 @@ pub fn content(row: &GrantRow) -> Content {
     digest.finalize().into()
 }
 
-fn names_of(row: &GrantRow) -> usize {
+fn name_count(row: &GrantRow) -> usize {
     row.slugs.len() + row.role_ids.len()
 }
 
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn grants_that_say_different_things_differ_by_their_content() {
+    fn different_grants_have_different_digests() {
         let grants = [
             grant(&["a", "b"], &[]),
             grant(&["a"], &["b"]),
@@ -245,19 +245,19 @@ mod tests {
             grant(&["ab"], &[]),
             grant(&["a", "1", "b"], &[]),
         ];
-        let contents: std::collections::HashSet<_> = grants.iter().map(content).collect();
+        let contents: std::collections::HashSet<_> = grants.iter().map(grant_digest).collect();
         assert_eq!(contents.len(), grants.len());
     }
 
     #[test]
-    fn what_was_added_and_removed_leaves_nothing() {
+    fn adding_and_removing_leaves_no_usage() {
         let mut usage = Usage::default();
         let (one, other) = (grant(&["a"], &[]), grant(&["a"], &["x:y"]));
         for row in [&one, &one, &other] {
             usage.add_grant(row);
         }
         usage.remove_grant(&one);
-        assert!(usage.has_grant(&content(&one)), "another has the same content");
+        assert!(usage.has_grant(&grant_digest(&one)), "another has the same content");
         usage.remove_grant(&one);
         usage.remove_grant(&other);
         assert!(usage.is_empty() && usage.bytes() == 0 && usage.grant_names == 0 && usage.contents.is_empty());

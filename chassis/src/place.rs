@@ -1,8 +1,0 @@
-//! A slot in the limit on concurrent requests.
-
-use std::{any::Any, sync::Arc};
-
-/// A request extension for built-in operations. The slot is released when all clones are dropped: a client that disconnects
-/// does not release it while work for it continues.
-#[derive(Clone)]
-pub struct Place(pub Arc<dyn Any + Send + Sync>);

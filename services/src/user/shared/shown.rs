@@ -1,9 +1,0 @@
-//! Quoting the caller's input in errors.
-
-/// Maximum number of characters quoted.
-const MAX_SHOWN: usize = 256;
-
-/// A quotation of the caller's input for an error: shortened, and without control characters.
-pub fn shown(text: &str) -> String {
-    openorch_api::text::without_hidden(&text.chars().take(MAX_SHOWN).collect::<String>())
-}
