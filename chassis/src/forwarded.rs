@@ -524,7 +524,7 @@ mod tests {
 
     #[test]
     fn w187_of_a_long_header_the_end_is_read_and_a_cut_element_is_no_address() {
-        let context = context("10.0.0.1:5", "10.0.0.0/8");
+        let hop = hop("10.0.0.1:5", "10.0.0.0/8");
         let long = "a=b;".repeat(12_000);
         for (name, value, ip) in [
             ("forwarded", format!("{long}, for=9.9.9.9"), "9.9.9.9"),
@@ -538,9 +538,9 @@ mod tests {
         ] {
             let mut given = HeaderMap::new();
             given.append(name, HeaderValue::from_str(&value).unwrap());
-            assert_eq!(context.client(&given, None).ip, ip.parse::<IpAddr>().unwrap(), "{name}: {}", &value[..20]);
+            assert_eq!(hop.client(&given, None).ip, ip.parse::<IpAddr>().unwrap(), "{name}: {}", &value[..20]);
             given.append(name, HeaderValue::from_static("for=9.9.9.9"));
-            context.set_headers(&mut given, None);
+            hop.set_headers(&mut given, None);
             assert!(given[header::FORWARDED].len() < 2 * MAX_CHAIN_BYTES);
         }
     }
