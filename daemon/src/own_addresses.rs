@@ -38,8 +38,8 @@ impl OwnAddresses {
         outbound: Arc<Outbound>,
     ) -> Result<OwnAddresses, StartError> {
         let databases = engine::hosts(settings)?.into_iter().map(|host| (host, &[][..]));
-        let mail = settings.mail.host.iter().map(|host| {
-            let port = settings.mail.port.unwrap_or(MAIL_PORTS[0]);
+        let mail = settings.mail_server().map(|(host, port)| {
+            let port = port.unwrap_or(MAIL_PORTS[0]);
             let host = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
             (host, &MAIL_PORTS[..])
         });

@@ -506,7 +506,7 @@ async fn w182_tunnels_count_among_the_requests_of_their_client() {
     let instance = listen(|mut stream, _| async move {
         stream.read_head().await;
         stream.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\n").await;
-        while stream.more().await {}
+        while stream.read_more().await {}
     })
     .await;
     let platform = Platform::with(behind_proxy).await;
@@ -517,7 +517,7 @@ async fn w182_tunnels_count_among_the_requests_of_their_client() {
         let upgrade = format!(
             "GET /demo HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: {client}\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\n"
         );
-        assert_eq!(tunnel.ask(&upgrade).await.status, status, "{client}");
+        assert_eq!(tunnel.round_trip(&upgrade).await.status, status, "{client}");
         held.push(tunnel);
     }
     until("three tunnels", || platform.metrics.in_flight.get() == 3).await;
@@ -548,7 +548,7 @@ async fn w183_untaken_answers_of_one_client_behind_a_proxy_end_none_of_another()
 
 #[tokio::test]
 async fn w184_large_heads_that_wait_for_a_service_have_a_budget() {
-    let silent = listen(|mut stream, _| async move { while stream.more().await {} }).await;
+    let silent = listen(|mut stream, _| async move { while stream.read_more().await {} }).await;
     // An address may use 1.1 MiB, which is six heads of 60 KB.
     let platform = Platform::with(|settings| {
         without_exemption(settings);
