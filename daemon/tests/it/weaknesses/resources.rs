@@ -355,7 +355,7 @@ async fn w157_the_networks_that_an_app_blocks_have_a_bound_also_where_many_are_s
 
 /// A daemon behind a proxy on loopback, with little request memory.
 async fn with_memory(total: &str, of_address: &str) -> Daemon {
-    Daemon::with(&[
+    Daemon::with_flags(&[
         "--api-max-request-memory",
         total,
         "--api-max-request-memory-per-address",

@@ -18,7 +18,7 @@ const CROWD: &str = "192.0.2.1";
 
 /// Calls from loopback are those of this machine, unless they name a client.
 async fn behind_proxy() -> Arc<Daemon> {
-    Arc::new(Daemon::with(&["--trusted-proxies", "127.0.0.0/8"]).await)
+    Arc::new(Daemon::with_flags(&["--trusted-proxies", "127.0.0.0/8"]).await)
 }
 
 async fn call_from(daemon: &Daemon, address: &str, method: &str, path: &str, token: &str, body: Value) -> Answer {
