@@ -112,23 +112,20 @@ impl WaitingCounts {
 
     fn enter(&self, account: Option<Requester>, network: Requester) -> Result<WaitingSlot<'_>> {
         let mut counts = self.lock();
-        let refuse = |requester: &Requester, most: usize, of: &str| {
-            match counts.get(requester).is_some_and(|count| *count >= most) {
-            false => Ok(()),
-            true => Err(Error::new(
-                &access::TOO_MANY_WAITING,
-                format!(
-                    "{most} long calls of {of} are already waiting, the maximum; try again in {RETRY_AFTER} s, and make fewer \
-                     of them at once"
-                ),
-            )
-            .with_retry_after(RETRY_AFTER)),
-        }
+        let check = |requester: &Requester, max: usize, whose: &str| {
+            if counts.get(requester).is_none_or(|count| *count < max) {
+                return Ok(());
+            }
+            let sentence = format!(
+                "the maximum of {max} long calls of {whose} are already waiting; try again in {RETRY_AFTER} s, and make \
+                 fewer of them at once"
+            );
+            Err(Error::new(&access::TOO_MANY_WAITING, sentence).with_retry_after(RETRY_AFTER))
         };
         if let Some(account) = &account {
-            refuse(account, MAX_WAITING_PER_ACCOUNT, "the account")?;
+            check(account, MAX_WAITING_PER_ACCOUNT, "the account")?;
         }
-        refuse(&network, MAX_WAITING_PER_NETWORK, "your network")?;
+        check(&network, MAX_WAITING_PER_NETWORK, "your network")?;
         let requesters: Vec<Requester> = account.into_iter().chain([network]).collect();
         for requester in &requesters {
             *counts.entry(requester.clone()).or_default() += 1;
