@@ -632,7 +632,7 @@ async fn w173_accounts_that_own_as_much_as_they_may_leave_room_for_the_first_thi
     let found = async |token: &str, n: usize| {
         let body = json!({ "id": format!("org-{n}"), "name": "O" }).to_string().into_bytes();
         let key = n.to_string();
-        daemon.send("POST", "/user-svc/organization", token, body, &[("idempotency-key", &key)]).await.status.as_u16()
+        daemon.send("POST", "/user-svc/organization", token, body, &[("idempotency-key", &*key)]).await.status.as_u16()
     };
     let mut answered = 0;
     while found(&large, answered).await == 200 {
