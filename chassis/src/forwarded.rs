@@ -29,6 +29,8 @@ pub const UNKNOWN_CLIENT: IpAddr = IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0
 /// Maximum elements of a forwarding header that are read, from the end, where proxies append. Earlier elements are not
 /// forwarded upstream. In a longer chain of proxies, the last one read counts as the client.
 const MAX_CHAIN: usize = 64;
+/// Maximum bytes of a forwarding header that are read, from the end. An element that is not read completely is invalid.
+const MAX_CHAIN_BYTES: usize = 4096;
 
 /// The client of a request, according to trusted sources. A request extension.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -329,7 +331,8 @@ fn forwarded_value<'a>(
 
 /// A parameter of a `Forwarded` element (RFC 7239, 4), unquoted.
 fn parameter<'a>(element: &'a str, key: &str) -> Option<&'a str> {
-    let pairs = rsplit(element.as_bytes(), b';', true).filter_map(|pair| str::from_utf8(pair).ok()?.split_once('='));
+    let pairs = rsplit(element.as_bytes(), b';', true);
+    let pairs = pairs.filter_map(|(pair, _)| str::from_utf8(pair).ok()?.split_once('='));
     let mut given = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case(key));
     given.next().map(|(_, given)| given.trim().trim_matches('"'))
 }
@@ -338,16 +341,24 @@ fn parameter<'a>(element: &'a str, key: &str) -> Option<&'a str> {
 /// invalid element of a client does not hide those that proxies appended.
 fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = Option<&'a str>> + use<'a> {
     let (lines, has_quotes) = (headers.get_all(name).iter().rev(), *name == header::FORWARDED);
-    let elements = lines.flat_map(move |line| rsplit(line.as_bytes(), b',', has_quotes)).map(<[u8]>::trim_ascii);
+    let mut left = Some(MAX_CHAIN_BYTES);
+    let ends = lines.map_while(move |line| {
+        let (line, max) = (line.as_bytes(), left?);
+        left = max.checked_sub(line.len());
+        Some((&line[line.len().saturating_sub(max)..], left.is_none()))
+    });
+    let elements = ends.flat_map(move |(end, is_cut)| {
+        rsplit(end, b',', has_quotes).map(move |(element, is_first)| (element.trim_ascii(), is_cut && is_first))
+    });
     elements
-        .filter(|element| !element.is_empty())
-        .map(|element| str::from_utf8(element).ok().filter(|text| text.is_ascii()))
+        .filter(|(element, is_cut)| *is_cut || !element.is_empty())
+        .map(|(element, is_cut)| str::from_utf8(element).ok().filter(|text| !is_cut && text.is_ascii()))
 }
 
-/// The parts of a list, the last one first. With `has_quotes`, separators in quoted strings do not count (RFC 9110, 5.6.4):
+/// The parts of a list, the last one first, and whether each is the first of the list. With `has_quotes`, separators in quoted strings do not count (RFC 9110, 5.6.4):
 /// a proxy may quote what the client chose. Parses from the end, where proxies append, so that an unclosed quote of a client
 /// does not hide what they appended.
-fn rsplit(list: &[u8], separator: u8, has_quotes: bool) -> impl Iterator<Item = &[u8]> {
+fn rsplit(list: &[u8], separator: u8, has_quotes: bool) -> impl Iterator<Item = (&[u8], bool)> {
     let mut rest = Some(list);
     std::iter::from_fn(move || {
         let list = rest?;
@@ -366,7 +377,7 @@ fn rsplit(list: &[u8], separator: u8, has_quotes: bool) -> impl Iterator<Item = 
         };
         let at = (0..list.len()).rev().find(is_separator);
         rest = at.map(|at| &list[..at]);
-        Some(&list[at.map_or(0, |at| at + 1)..])
+        Some((&list[at.map_or(0, |at| at + 1)..], at.is_none()))
     })
 }
 
@@ -509,6 +520,29 @@ mod tests {
         let told = long[X_FORWARDED_FOR].to_str().unwrap();
         assert!(told.starts_with("6.6.6.6, ") && told.ends_with(", 9.9.9.9, 10.0.0.7, 10.0.0.1"), "{told}");
         assert_eq!(told.split(',').count(), MAX_CHAIN + 1);
+    }
+
+    #[test]
+    fn w187_of_a_long_header_the_end_is_read_and_a_cut_element_is_no_address() {
+        let hop = hop("10.0.0.1:5", "10.0.0.0/8");
+        let long = "a=b;".repeat(12_000);
+        for (name, value, ip) in [
+            ("forwarded", format!("{long}, for=9.9.9.9"), "9.9.9.9"),
+            ("forwarded", format!("{long}for=9.9.9.9, for=10.0.0.7"), "100::"),
+            // The proxy quoted a long value of the client.
+            ("forwarded", format!("for=9.9.9.9;host=\"{long}\""), "100::"),
+            ("forwarded", format!("for=6.6.6.6;x={long}for=9.9.9.9"), "100::"),
+            ("x-forwarded-for", format!("6.6.6.6{}9.9.9.9", " ".repeat(5000)), "100::"),
+            ("x-forwarded-for", format!("6.6.6.6,{}9.9.9.9", " ".repeat(5000)), "100::"),
+            ("x-forwarded-for", format!("{}, 9.9.9.9", "6".repeat(5000)), "9.9.9.9"),
+        ] {
+            let mut given = HeaderMap::new();
+            given.append(name, HeaderValue::from_str(&value).unwrap());
+            assert_eq!(hop.client(&given, None).ip, ip.parse::<IpAddr>().unwrap(), "{name}: {}", &value[..20]);
+            given.append(name, HeaderValue::from_static("for=9.9.9.9"));
+            hop.set_headers(&mut given, None);
+            assert!(given[header::FORWARDED].len() < 2 * MAX_CHAIN_BYTES);
+        }
     }
 
     #[test]

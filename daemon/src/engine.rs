@@ -1,14 +1,11 @@
 //! Selects the storage engine: embedded SQLite in the data directory, or a schema of a PostgreSQL database. Only this
 //! file names the engines; everything else uses an `Engine`, or the `Store` that it opens.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use openorch_store::{PostgresEngine, PostgresOptions, SqliteEngine, Store};
 
 use crate::{Settings, StartError, settings::Engine};
-
-/// Timeout for resolving the database's host names.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The configured engine.
 pub fn from_settings(settings: &Settings) -> Result<Box<dyn openorch_store::Engine>, StartError> {
@@ -43,18 +40,10 @@ pub fn location(settings: &Settings) -> String {
     }
 }
 
-/// The addresses of the database server, which instance URLs must not point to (decision "Instance addresses").
-pub async fn addresses(settings: &Settings) -> Result<Vec<SocketAddr>, StartError> {
-    let mut found = Vec::new();
-    if settings.engine() == Engine::Postgres {
-        for host in postgres_options(settings)?.hosts()? {
-            match tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host(&host)).await {
-                Ok(Ok(addresses)) => found.extend(addresses),
-                _ => tracing::warn!(
-                    "cannot resolve the database's host; instance URLs that point to it are not rejected"
-                ),
-            }
-        }
-    }
-    Ok(found)
+/// The hosts of the database server, each as `host:port`.
+pub fn hosts(settings: &Settings) -> Result<Vec<String>, StartError> {
+    Ok(match settings.engine() {
+        Engine::Sqlite => Vec::new(),
+        Engine::Postgres => postgres_options(settings)?.hosts()?,
+    })
 }

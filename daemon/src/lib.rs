@@ -4,6 +4,7 @@ mod engine;
 mod mail;
 pub mod maintenance;
 mod online_backup;
+mod own_addresses;
 pub mod secrets;
 mod server_time;
 pub mod settings;

@@ -29,8 +29,8 @@ use tokio::{
 };
 
 use crate::{
-    Settings, VERSION, engine, online_backup::Backups, server_time::StoreClock, settings::Engine,
-    store_metrics::MeteredStore,
+    Settings, VERSION, engine, online_backup::Backups, own_addresses::OwnAddresses, server_time::StoreClock,
+    settings::Engine, store_metrics::MeteredStore,
 };
 
 /// Capacity of the queue of unreachable instances to probe; regular probes find the rest.
@@ -206,9 +206,7 @@ async fn assemble(
     };
     let address = local_addr(&listener)?;
     platform.node = settings.node_place(address)?;
-    let mut own = engine::addresses(&settings).await?;
-    own.push(address);
-    outbound.set_own_addresses(own);
+    let own_addresses = OwnAddresses::new(&settings, address, outbound.clone()).await?;
 
     let mut services: Vec<BuiltService> = Vec::new();
     for module in MODULES {
@@ -247,6 +245,7 @@ async fn assemble(
         tasks.spawn(supervise(task));
     }
     tasks.spawn(time.keep_synchronized(store.clone()));
+    tasks.spawn(own_addresses.keep_resolved());
     let (suspects, mut suspected) = mpsc::channel::<Arc<str>>(UNREACHABLE_QUEUE);
     tasks.spawn(async move {
         while let Some(instance_id) = suspected.recv().await {

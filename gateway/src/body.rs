@@ -25,7 +25,7 @@ use openorch_chassis::{ClientBody, in_flight::InFlightGuard};
 use tokio::time::{Sleep, sleep, timeout};
 
 use crate::{
-    client_limits::{self, AbandonedRequest, Admission, ClientSlot, RequestSlot},
+    client_limits::{self, AbandonedRequest, Admission, RequestSlot},
     conn_tracker::Shutdown,
     connection::{Connection, RunningGuard},
     exchange::{AbortHandle, Exchange},
@@ -33,7 +33,6 @@ use crate::{
     pool::{Upstream, UpstreamConn},
     refusal::Refusal,
     request_log::CompletedRequest,
-    response_budget::MemoryQuota,
 };
 
 /// How long an abandoned request counts in the limits.
@@ -314,9 +313,9 @@ impl RequestGuard {
         }
         let handle = AbortHandle::current(&connection.state);
         let budget = *gateway.settings.forward.max_response_memory;
-        let share = |client: &ClientSlot| MemoryQuota { network: client.network(), bytes: client.share(budget) };
-        let share = connection.client_slot.as_ref().map(share);
-        let exchange = Arc::new(Exchange::new(handle, connection.clock.now(), share, refusal.is_some()));
+        let client = connection.client_slot.as_ref();
+        let quotas = client_limits::memory_quotas(client, behind_proxy, budget, &gateway.settings);
+        let exchange = Arc::new(Exchange::new(handle, connection.clock.now(), quotas, refusal.is_some()));
         connection.state.add_exchange(exchange.clone());
         let counted = RequestGuardInner {
             running: RunningGuard::begin(connection),

@@ -11,7 +11,11 @@ use std::{
 
 use openorch_chassis::{codes::gateway as codes, forwarded::client_network};
 
-use crate::{Metrics, Settings, refusal::Refusal};
+use crate::{
+    Metrics, Settings,
+    refusal::Refusal,
+    response_budget::{MemoryQuota, MemoryQuotas},
+};
 
 /// The share of a trusted proxy in each limit, in quarters: it serves many clients.
 const PROXY_QUARTERS: usize = 3;
@@ -107,21 +111,35 @@ impl ClientLimits {
 }
 
 impl ClientSlot {
-    /// The address, or the /64 of an IPv6 address.
-    pub fn network(&self) -> IpAddr {
-        self.network
-    }
-
     pub fn connection_usage(&self) -> ConnectionUsage {
         ConnectionUsage { network: self.network, usage: self.usage.clone(), max: self.max_connections }
     }
 
-    /// The share of this address in a total: a tenth, or three quarters for a trusted proxy.
-    pub fn share(&self, total: usize) -> usize {
+    /// The quota of this address in the memory of unread responses: a tenth, or three quarters for a trusted proxy.
+    fn memory_quota(&self, total: usize) -> MemoryQuota {
         let share = if self.is_proxy { total / 4 * PROXY_QUARTERS } else { total / 10 };
-        // At least enough for one response.
-        share.max(1 << 20)
+        MemoryQuota { network: self.network, bytes: share.max(MIN_MEMORY_QUOTA), is_proxied: false }
     }
+}
+
+/// The smallest quota in the memory of unread responses: enough for one response.
+const MIN_MEMORY_QUOTA: usize = 1 << 20;
+
+/// The quotas of a request in the memory of unread responses. A client behind a trusted proxy has the quota of an address
+/// within that of the proxy.
+pub fn memory_quotas(
+    client: Option<&ClientSlot>,
+    behind_proxy: Option<IpAddr>,
+    total: usize,
+    settings: &Settings,
+) -> MemoryQuotas {
+    let proxied = client.and(behind_proxy.filter(|client| !settings.http.address_limit_exempt.contains(*client)));
+    let of_proxied = |address| MemoryQuota {
+        network: client_network(address),
+        bytes: (total / 10).max(MIN_MEMORY_QUOTA),
+        is_proxied: true,
+    };
+    [client.map(|client| client.memory_quota(total)), proxied.map(of_proxied)]
 }
 
 impl ConnectionUsage {

@@ -19,7 +19,7 @@ use std::{
 use http::HeaderMap;
 use tokio::sync::Notify;
 
-use crate::{Settings, client_limits::ConnectionUsage, connection_limit::IdleConnection, exchange::Exchange};
+use crate::{Settings, client_limits::ConnectionUsage, connection_limit::IdleConnection, exchange::Exchange, headers};
 
 /// A coarse clock: milliseconds since the server started, as of the last tick. Reading it is one atomic load.
 pub struct CoarseClock {
@@ -126,7 +126,7 @@ impl ConnState {
         if self.write_blocked_since.load(Relaxed) == NOT_BLOCKED {
             return;
         }
-        let bytes: usize = head.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+        let bytes = headers::size(head);
         if self.unwritten_head_bytes.fetch_add(bytes, Relaxed) + bytes > MAX_UNWRITTEN_HEAD_BYTES {
             self.signal(Shutdown::Immediate);
         }

@@ -7,7 +7,7 @@ use std::{
     sync::{
         Arc, OnceLock,
         atomic::{
-            AtomicBool, AtomicU64,
+            AtomicBool, AtomicU64, AtomicUsize,
             Ordering::{Acquire, Relaxed, Release},
         },
     },
@@ -22,7 +22,7 @@ use crate::{
     Settings,
     conn_tracker::{ConnState, Shutdown},
     pool::READ_BUFFER,
-    response_budget::MemoryQuota,
+    response_budget::MemoryQuotas,
     routing_table::ServiceEntry,
 };
 
@@ -48,11 +48,18 @@ pub struct Exchange {
     service: OnceLock<Arc<ServiceEntry>>,
     /// The credential, if the request has a token of this daemon.
     credential: OnceLock<Credential>,
-    /// `None` for an address that is exempt.
-    memory_quota: Option<MemoryQuota>,
+    /// Empty for an address that is exempt.
+    memory_quotas: MemoryQuotas,
+    /// The bytes of the request head if it is large, else zero.
+    head_bytes: AtomicUsize,
     /// Whether the request was refused by a concurrency limit; then its short response has a short timeout.
     is_refused: bool,
 }
+
+/// Request heads up to this size are not counted: the number of connections bounds their memory.
+const SMALL_HEAD: usize = 4 << 10;
+/// The memory of a head relative to its size: the read buffer, the write buffer and hyper's overhead (measured).
+const HEAD_COPIES: usize = 3;
 
 /// Write timeout of the response to a request that was refused by a concurrency limit.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -76,7 +83,7 @@ impl AbortHandle {
 }
 
 impl Exchange {
-    pub fn new(handle: AbortHandle, now: u64, share: Option<MemoryQuota>, is_refused: bool) -> Exchange {
+    pub fn new(handle: AbortHandle, now: u64, memory_quotas: MemoryQuotas, is_refused: bool) -> Exchange {
         Exchange {
             handle,
             started: now,
@@ -88,17 +95,34 @@ impl Exchange {
             body_waker: AtomicWaker::new(),
             service: OnceLock::new(),
             credential: OnceLock::new(),
-            memory_quota: share,
+            memory_quotas,
+            head_bytes: AtomicUsize::new(0),
             is_refused,
         }
     }
 
-    pub fn memory_quota(&self) -> Option<MemoryQuota> {
-        self.memory_quota
+    pub fn memory_quotas(&self) -> &MemoryQuotas {
+        &self.memory_quotas
     }
 
-    /// Approximate memory of the response while it is unread.
+    /// Sets the size of the head of a request to a service.
+    pub fn set_head_bytes(&self, bytes: usize) {
+        if bytes > SMALL_HEAD {
+            self.head_bytes.store(bytes, Relaxed);
+        }
+    }
+
+    /// Milliseconds since which it buffers data: data of the response is unread, or a large head waits for a response.
+    pub fn buffered_for(&self, now: u64) -> Option<u64> {
+        let waits = self.head_bytes.load(Relaxed) > 0 && !self.is_answered.load(Relaxed);
+        self.unread_for(now).or(waits.then(|| self.age(now)))
+    }
+
+    /// Approximate memory of the response while it is unread, or of a large head that waits for a response.
     pub fn buffered_bytes(&self) -> usize {
+        if !self.is_answered.load(Relaxed) {
+            return HEAD_COPIES * self.head_bytes.load(Relaxed);
+        }
         match self.handle {
             // Two pieces that were read, the read buffer and the write buffer, with the overhead of hyper and the allocator:
             // 1.0 to 1.1 MiB measured.

@@ -92,6 +92,8 @@ pub async fn forward(
         running.exchange.set_credential(credential);
     }
     running.exchange.set_service(service.entry.clone());
+    let target_bytes = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    running.exchange.set_head_bytes(headers::size(request.headers()) + target_bytes);
 
     let upgrade = headers::requested_upgrade(request.headers(), request.version());
     let client_side = upgrade.is_some().then(|| upgrade::on(&mut request));
@@ -337,7 +339,9 @@ impl UpstreamAttempt<'_> {
                     ));
                 }
                 Err(error) => {
-                    self.report_unreachable(instance, &error);
+                    if error.is_of_instance() {
+                        self.report_unreachable(instance, &error);
+                    }
                     error.to_string()
                 }
             };

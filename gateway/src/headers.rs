@@ -7,7 +7,7 @@ pub const VIA: HeaderValue = HeaderValue::from_static("1.1 openorch");
 
 /// Response fields with effects on the whole origin, which services share (decision "Shared origin", decision
 /// "Forwarding").
-pub const ORIGIN_WIDE: [HeaderName; 24] = [
+pub const ORIGIN_WIDE: [HeaderName; 26] = [
     HeaderName::from_static("service-worker-allowed"),
     HeaderName::from_static("clear-site-data"),
     HeaderName::from_static("alt-svc"),
@@ -22,6 +22,8 @@ pub const ORIGIN_WIDE: [HeaderName; 24] = [
     HeaderName::from_static("expect-ct"),
     HeaderName::from_static("set-login"),
     HeaderName::from_static("login-status"),
+    HeaderName::from_static("idp-signin-status"),
+    HeaderName::from_static("shared-storage-write"),
     HeaderName::from_static("secure-session-registration"),
     HeaderName::from_static("sec-session-registration"),
     HeaderName::from_static("use-as-dictionary"),
@@ -33,6 +35,11 @@ pub const ORIGIN_WIDE: [HeaderName; 24] = [
     HeaderName::from_static("activate-storage-access"),
     HeaderName::from_static("speculation-rules"),
 ];
+
+/// Approximate memory of the fields.
+pub fn size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+}
 
 /// The number of OpenOrch gateways that this request has passed, from `Via`.
 pub fn via_hops(headers: &HeaderMap) -> usize {

@@ -1,5 +1,6 @@
 //! The memory budget of responses that clients read slowly: data read from the instance and not yet sent. Slow clients are
-//! legitimate, so a response may wait for minutes, but all of them share a budget.
+//! legitimate, so a response may wait for minutes, but all of them share a budget. Large request heads count too while an
+//! instance does not respond.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -13,30 +14,37 @@ const MIN_UNREAD_MS: u64 = 1000;
 pub struct MemoryQuota {
     pub network: IpAddr,
     pub bytes: usize,
+    /// Whether it is a client behind a trusted proxy.
+    pub is_proxied: bool,
 }
 
-/// Whether the response counts against the budget: it comes from a service and is unread.
+/// The quotas of an exchange: that of its address, and that of a client behind a trusted proxy.
+pub type MemoryQuotas = [Option<MemoryQuota>; 2];
+
+/// Whether the exchange counts against the budget: it is a request to a service whose response is unread, or whose large
+/// head waits for a response.
 pub fn is_unread(exchange: &Exchange, now: u64) -> bool {
-    exchange.service().is_some() && exchange.unread_for(now).is_some_and(|time| time >= MIN_UNREAD_MS)
+    exchange.service().is_some() && exchange.buffered_for(now).is_some_and(|time| time >= MIN_UNREAD_MS)
 }
 
 /// Selects the exchanges to abort, so that the remaining ones are within the total budget and that of each network. Those
 /// unread for longest are aborted first.
 pub fn over_budget(mut unread: Vec<Arc<Exchange>>, now: u64, settings: &Settings) -> Vec<Arc<Exchange>> {
     let mut total = 0;
-    let mut by_network: HashMap<IpAddr, usize> = HashMap::new();
+    let mut by_network: HashMap<(IpAddr, bool), usize> = HashMap::new();
     // The most recent ones are kept until the budget is exhausted.
-    unread.sort_by_key(|exchange| exchange.unread_for(now));
+    unread.sort_by_key(|exchange| exchange.buffered_for(now));
     unread.retain(|exchange| {
-        let bytes = exchange.buffered_bytes();
-        let of_network =
-            exchange.memory_quota().map(|share| (by_network.entry(share.network).or_default(), share.bytes));
-        let fits = total + bytes <= *settings.forward.max_response_memory
-            && of_network.as_ref().is_none_or(|(held, most)| **held + bytes <= *most);
+        let (bytes, quotas) = (exchange.buffered_bytes(), exchange.memory_quotas());
+        let has_room = |quota: &MemoryQuota| {
+            let used = by_network.get(&(quota.network, quota.is_proxied)).copied().unwrap_or_default();
+            used + bytes <= quota.bytes
+        };
+        let fits = total + bytes <= *settings.forward.max_response_memory && quotas.iter().flatten().all(has_room);
         if fits {
             total += bytes;
-            if let Some((held, _)) = of_network {
-                *held += bytes;
+            for quota in quotas.iter().flatten() {
+                *by_network.entry((quota.network, quota.is_proxied)).or_default() += bytes;
             }
         }
         !fits
@@ -52,9 +60,11 @@ mod tests {
     use crate::{conn_tracker::ConnState, exchange::AbortHandle};
 
     fn untaken(since: u64, share: Option<(u8, usize)>) -> Arc<Exchange> {
-        let share = share.map(|(last, bytes)| MemoryQuota { network: [192, 0, 2, last].into(), bytes });
-        let exchange = Exchange::new(AbortHandle::Connection(Arc::new(ConnState::new(0, None))), 0, share, false);
-        exchange.data_ready(since);
+        let share =
+            share.map(|(last, bytes)| MemoryQuota { network: [192, 0, 2, last].into(), bytes, is_proxied: false });
+        let exchange =
+            Exchange::new(AbortHandle::Connection(Arc::new(ConnState::new(0, None))), 0, [share, None], false);
+        exchange.start_response(since);
         Arc::new(exchange)
     }
 

@@ -158,11 +158,13 @@ impl ServiceRoutes {
         };
         let mut service =
             ServiceRoutes { entry: presence, healthy: Vec::new(), slow: Vec::new(), unroutable: Vec::new() };
+        // An account may have many instances, and change them often.
+        let known: HashMap<&str, &Arc<Upstream>> =
+            old.into_iter().flat_map(ServiceRoutes::all).map(|instance| (&*instance.id, instance)).collect();
         for backend in backends {
-            let known =
-                old.and_then(|old| old.all().find(|known| known.id == backend.instance_id && known.url == backend.url));
+            let known = known.get(&*backend.instance_id).filter(|known| known.url == backend.url);
             let instance = match known {
-                Some(known) => known.clone(),
+                Some(known) => Arc::clone(known),
                 None => Arc::new(Upstream::new(backend.instance_id, backend.url)),
             };
             match backend.eligibility {
@@ -210,6 +212,21 @@ mod tests {
         assert!(table.find("b").is_none());
         table.publish("a", vec![backend("1", "http://y", Eligibility::Eligible)]);
         assert!(!Arc::ptr_eq(&first, &table.find("a").unwrap().healthy[0]));
+    }
+
+    #[test]
+    fn w181_publishing_many_instances_takes_linear_time() {
+        // The ids differ at the end. Quadratic time would be 200 million comparisons of such ids.
+        let backends = || {
+            let one = |n| backend(&format!("{}{n}", "a".repeat(100)), "http://x", Eligibility::Eligible);
+            (0..20_000).map(one).collect::<Vec<_>>()
+        };
+        let table = RoutingTable::new();
+        table.publish("a", backends());
+        let again = backends();
+        let started = std::time::Instant::now();
+        table.publish("a", again);
+        assert!(started.elapsed() < std::time::Duration::from_secs(3), "{:?}", started.elapsed());
     }
 
     #[test]

@@ -68,7 +68,7 @@ settings! {
         read_timeout: Duration = "5m";
         /// Time that a client may continue to send a body after the response is complete.
         linger_timeout: Duration = "5s";
-        /// Memory budget of service responses that clients have not read (a tenth per address, three quarters for a trusted proxy); beyond it those unread for longest are aborted.
+        /// Memory budget of service responses that clients have not read, and of request heads above 4 KiB that wait for a response (a tenth per address, three quarters for a trusted proxy, a tenth per client behind it); beyond it the oldest are aborted.
         max_response_memory: ByteSize = "1GiB";
         /// Idle timeout of a half-closed tunnel.
         half_closed_timeout: Duration = "30s";

@@ -29,7 +29,8 @@ pub fn start(request: &body::RequestGuard, client: OnUpgrade, instance: OnUpgrad
     let connection = request.connection().clone();
     let entry = connection.tracker.register(&connection.clock, None);
     entry.state.request_started();
-    let exchange = Exchange::new(AbortHandle::Connection(entry.state.clone()), connection.clock.now(), None, false);
+    let exchange =
+        Exchange::new(AbortHandle::Connection(entry.state.clone()), connection.clock.now(), [None, None], false);
     if let Some(service) = request.exchange.service() {
         exchange.set_service(service.clone());
     }
@@ -37,12 +38,13 @@ pub fn start(request: &body::RequestGuard, client: OnUpgrade, instance: OnUpgrad
         exchange.set_credential(credential.clone());
     }
     entry.state.add_exchange(Arc::new(exchange));
+    // It counts in the limits of its client, like the request that it was.
+    let slot = request.in_flight();
     tokio::spawn(async move {
         let metrics = &connection.gateway.metrics;
         metrics.tunnels.inc();
-        metrics.in_flight.inc();
         let ended = run(&entry, client, instance, &connection.gateway.settings).await;
-        metrics.in_flight.dec();
+        drop(slot);
         if let Some(Err(error)) = ended {
             tracing::debug!(%error, "a tunnel ended with an error");
         }

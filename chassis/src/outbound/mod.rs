@@ -25,7 +25,7 @@ mod lookup;
 mod networks;
 mod url;
 
-use lookup::{Lookups, Purpose};
+use lookup::{LookupError, Lookups, Purpose};
 pub use networks::{Cidr, Networks, unwrapped};
 pub use url::InstanceUrl;
 
@@ -46,17 +46,17 @@ pub struct Outbound {
     settings: OutboundSettings,
     own_addresses: RwLock<Vec<SocketAddr>>,
     tls: OnceLock<TlsConnector>,
-    lookups: Lookups,
+    lookups: Arc<Lookups>,
 }
 
 impl Outbound {
     pub fn new(settings: OutboundSettings) -> Outbound {
-        let lookups = Lookups::new(lookup::system_resolver());
+        let lookups = Arc::new(Lookups::new(lookup::system_resolver()));
         Outbound { settings, own_addresses: RwLock::default(), tls: OnceLock::new(), lookups }
     }
 
-    /// Sets the addresses of the daemon's listener and of its database, which are never dialled for users. An unspecified
-    /// address means its port on every address of this machine.
+    /// Sets the addresses of the daemon's listener, its database and its mail server, which are never dialled for users. An
+    /// unspecified address means its port on every address of this machine.
     pub fn set_own_addresses(&self, addresses: Vec<SocketAddr>) {
         *self.own_addresses.write().unwrap_or_else(|broken| broken.into_inner()) = addresses;
     }
@@ -73,10 +73,14 @@ impl Outbound {
     }
 
     async fn dial_for(&self, url: &InstanceUrl, owner: &str, purpose: Purpose) -> Result<Connection, DialError> {
-        match timeout(self.settings.connect_timeout, self.connect(url, owner, purpose)).await {
+        let outcome = match timeout(self.settings.connect_timeout, self.connect(url, owner, purpose)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(DialError::TimedOut(self.settings.connect_timeout)),
+        };
+        if outcome.is_err() {
+            self.lookups.mark_doubtful(url.host(), owner);
         }
+        outcome
     }
 
     /// Fails with the reason if `url` must not be dialled, so that `owner` cannot register it. A name that does not resolve
@@ -130,7 +134,10 @@ impl Outbound {
             Ok(address) => Ok(vec![SocketAddr::new(address, url.port())]),
             Err(_) => {
                 let addresses = self.lookups.resolve(url.host(), url.port(), owner, purpose).await;
-                addresses.map_err(DialError::Resolve)
+                addresses.map_err(|error| match error {
+                    LookupError::NotStarted => DialError::NotLookedUp,
+                    LookupError::Failed(error) => DialError::Resolve(error),
+                })
             }
         }
     }
@@ -191,7 +198,7 @@ impl Outbound {
 }
 
 fn own_address_reason(address: SocketAddr) -> String {
-    format!("{address} is an address of this daemon or its database")
+    format!("{address} is an address of this daemon, its database or its mail server")
 }
 
 /// Only addresses of this machine can be bound, so that no list of interfaces is needed.
@@ -206,6 +213,8 @@ pub enum DialError {
     Forbidden(String),
     /// The name has no address.
     Resolve(io::Error),
+    /// Too many names are being looked up, which says nothing about this one.
+    NotLookedUp,
     Connect(SocketAddr, io::Error),
     TimedOut(Duration),
     /// The handshake failed, or the certificate is not trusted.
@@ -216,10 +225,20 @@ impl DialError {
     /// Whether local resources were exhausted (descriptors, ports, memory), which says nothing about the instance.
     pub fn is_local(&self) -> bool {
         let (DialError::Connect(_, error) | DialError::Resolve(error)) = self else { return false };
-        // EMFILE and ENFILE have no `ErrorKind`; ENOBUFS is 105 on Linux, 55 on macOS.
-        matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory)
-            || matches!(error.raw_os_error(), Some(24 | 23 | 105 | 55))
+        is_exhausted(error)
     }
+
+    /// Whether it says anything about the instance.
+    pub fn is_of_instance(&self) -> bool {
+        !self.is_local() && !matches!(self, DialError::NotLookedUp)
+    }
+}
+
+/// Whether local resources were exhausted.
+fn is_exhausted(error: &io::Error) -> bool {
+    // EMFILE and ENFILE have no `ErrorKind`; ENOBUFS is 105 on Linux, 55 on macOS.
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory)
+        || matches!(error.raw_os_error(), Some(24 | 23 | 105 | 55))
 }
 
 impl fmt::Display for DialError {
@@ -227,6 +246,7 @@ impl fmt::Display for DialError {
         match self {
             DialError::Forbidden(reason) => f.write_str(reason),
             DialError::Resolve(error) => write!(f, "its name cannot be resolved: {error}"),
+            DialError::NotLookedUp => f.write_str("its name was not looked up: too many other lookups are in progress"),
             DialError::Connect(address, error) => write!(f, "connecting to {address}: {error}"),
             DialError::TimedOut(after) => write!(f, "no connection within {after:?}"),
             DialError::Tls(error) => write!(f, "the TLS handshake failed: {error}"),

@@ -246,6 +246,11 @@ impl Settings {
         self.data_dir.join("server")
     }
 
+    /// The host of the mail server, and its port if it is configured.
+    pub fn mail_server(&self) -> Option<(&str, Option<u16>)> {
+        self.mail.host.as_deref().map(|host| (host, self.mail.port))
+    }
+
     /// The mailer of the daemon.
     pub fn mailer(&self) -> Result<Arc<dyn Mailer>, StartError> {
         match &self.mail.host {

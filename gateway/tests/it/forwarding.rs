@@ -217,7 +217,8 @@ async fn while_the_default_password_stands_strangers_are_refused() {
 #[tokio::test]
 async fn what_speaks_for_the_whole_origin_is_not_passed_on() {
     let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nAlt-Svc: h3=\":443\"\r\nStrict-Transport-Security: max-age=9\r\nNEL: {}\r\n\
-                  Report-To: {}\r\nReporting-Endpoints: a=\"b\"\r\nClear-Site-Data: \"*\"\r\nService-Worker-Allowed: /\r\nX-Own: kept\r\n\r\nok";
+                  Report-To: {}\r\nReporting-Endpoints: a=\"b\"\r\nClear-Site-Data: \"*\"\r\nService-Worker-Allowed: /\r\n\
+                  Shared-Storage-Write: clear\r\nIdP-SignIn-Status: action=signin\r\nX-Own: kept\r\n\r\nok";
     let platform = Platform::in_front_of(fixed_response(answer).await).await;
     let answer = platform.get("/demo").await;
     for name in [
@@ -228,6 +229,8 @@ async fn what_speaks_for_the_whole_origin_is_not_passed_on() {
         "reporting-endpoints",
         "clear-site-data",
         "service-worker-allowed",
+        "shared-storage-write",
+        "idp-signin-status",
     ] {
         assert_eq!(answer.header(name), None, "{name}");
     }

@@ -493,3 +493,80 @@ async fn w153_requests_given_up_at_once_open_and_cut_so_many_connections_of_a_se
     let again = async { while sender.send_request(ask("demo")).await.unwrap().status() != 200 {} };
     within(again).await;
 }
+
+/// Makes loopback a trusted proxy, and the number of requests of each of its clients two.
+fn behind_proxy(settings: &mut Settings) {
+    without_exemption(settings);
+    settings.http.trusted_proxies = "127.0.0.1".parse().unwrap();
+    settings.http.max_requests_per_address = Some(2);
+}
+
+#[tokio::test]
+async fn w182_tunnels_count_among_the_requests_of_their_client() {
+    let instance = listen(|mut stream, _| async move {
+        stream.read_head().await;
+        stream.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\n").await;
+        while stream.read_more().await {}
+    })
+    .await;
+    let platform = Platform::with(behind_proxy).await;
+    platform.publish("demo", &[&format!("http://{instance}")]);
+    let mut held = Vec::new();
+    for (client, status) in [("203.0.113.5", 101), ("203.0.113.5", 101), ("203.0.113.5", 429), ("203.0.113.6", 101)] {
+        let mut tunnel = platform.client().await;
+        let upgrade = format!(
+            "GET /demo HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: {client}\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\n"
+        );
+        assert_eq!(tunnel.round_trip(&upgrade).await.status, status, "{client}");
+        held.push(tunnel);
+    }
+    until("three tunnels", || platform.metrics.in_flight.get() == 3).await;
+    drop(held);
+    until("no requests in flight", || platform.metrics.in_flight.get() == 0).await;
+}
+
+#[tokio::test]
+async fn w183_untaken_answers_of_one_client_behind_a_proxy_end_none_of_another() {
+    let endless = endless().await;
+    // The proxy may use 8 MiB, each of its clients 1.1 MiB; a response holds 1 MiB.
+    let platform = Platform::with(|settings| {
+        behind_proxy(settings);
+        settings.forward.max_response_memory = ByteSize(11 << 20);
+    })
+    .await;
+    platform.publish("demo", &[&format!("http://{endless}")]);
+    let mut held = Vec::new();
+    for client in ["203.0.113.6", "203.0.113.5", "203.0.113.5"] {
+        let mut reader = platform.client().await;
+        reader.send(&format!("GET /demo HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: {client}\r\n\r\n")).await;
+        held.push(reader);
+    }
+    until("an answer that ends", || platform.metrics.stalled.get() != 0).await;
+    until("two requests in flight", || platform.metrics.in_flight.get() == 2).await;
+    assert_eq!(platform.metrics.stalled.get(), 1);
+}
+
+#[tokio::test]
+async fn w184_large_heads_that_wait_for_a_service_have_a_budget() {
+    let silent = listen(|mut stream, _| async move { while stream.read_more().await {} }).await;
+    // An address may use 1.1 MiB, which is six heads of 60 KB.
+    let platform = Platform::with(|settings| {
+        without_exemption(settings);
+        settings.forward.max_response_memory = ByteSize(11 << 20);
+    })
+    .await;
+    platform.publish("demo", &[&format!("http://{silent}")]);
+    let fields = format!("X-Large: {}\r\n", "x".repeat(1000)).repeat(60);
+    let large = format!("GET /demo HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+    let mut held = vec![platform.client_from("127.0.0.2").await, platform.client().await];
+    held[0].send(&large).await;
+    held[1].send(&get("/demo")).await;
+    for _ in 0..8 {
+        let mut client = platform.client().await;
+        client.send(&large).await;
+        held.push(client);
+    }
+    until("ten requests in flight", || platform.metrics.in_flight.get() == 10).await;
+    until("two requests that end", || platform.metrics.in_flight.get() == 8).await;
+    assert_eq!(platform.metrics.stalled.get(), 2);
+}

@@ -241,7 +241,7 @@ impl InstanceCache {
     /// is ignored. If the URL is unchanged, the status is kept.
     pub fn put(&self, row: InstanceRow, version: u64, url: InstanceUrl, replaced_ids: &[String], now: Time) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
-        let mut changed_owners = BTreeSet::from([Box::from(row.owner_id.as_str())]);
+        let mut changed_owners = BTreeSet::new();
         let mut state = State {
             status: InstanceStatus::Unknown,
             details: String::new(),
@@ -252,18 +252,22 @@ impl InstanceCache {
         for id in replaced_ids {
             changed_owners.extend(tables.remove(id).map(|entry| Box::from(entry.row.owner_id.as_str())));
         }
-        if let Some(known) = tables.by_id.get(row.id.as_str()) {
-            if known.version > version {
-                self.publish(&tables, &changed_owners);
-                return;
-            }
-            if known.row.url == row.url {
+        let known = tables.by_id.get(row.id.as_str()).cloned();
+        if known.as_ref().is_some_and(|known| known.version > version) {
+            self.publish(&tables, &changed_owners);
+            return;
+        }
+        match known.filter(|known| known.row.url == row.url) {
+            Some(known) => {
                 let heartbeat = state.last_heartbeat;
                 state = State { seen_at: now, silent_for: Duration::ZERO, ..known.state() };
                 state.last_heartbeat = state.last_heartbeat.max(heartbeat);
             }
-            let id = known.row.id.clone();
-            tables.remove(&id);
+            None => _ = changed_owners.insert(Box::from(row.owner_id.as_str())),
+        }
+        // The gateway needs no update if neither URL nor status changed.
+        if let Some(old) = tables.remove(&row.id).filter(|old| old.row.owner_id != row.owner_id) {
+            changed_owners.extend([old.row.owner_id.as_str().into(), row.owner_id.as_str().into()]);
         }
         tables.insert(CachedInstance { row, version, url: Arc::new(url), state: Mutex::new(state) });
         self.publish(&tables, &changed_owners);
@@ -356,7 +360,9 @@ impl Indexes {
             self.by_url.remove(entry.row.url.as_str());
         }
         if let Some(group) = self.by_owner.get_mut(entry.row.owner_id.as_str()) {
-            group.ids.retain(|known| **known != *id);
+            if let Ok(index) = group.ids.binary_search_by(|known| (**known).cmp(id)) {
+                group.ids.remove(index);
+            }
         }
         Some(entry)
     }
@@ -369,5 +375,46 @@ impl Indexes {
         self.by_id.reserve(instances);
         self.by_url.reserve(instances);
         self.by_owner.reserve(services);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Records how many backends were published each time.
+    #[derive(Default)]
+    struct Published(Mutex<Vec<usize>>);
+
+    impl Routes for Published {
+        fn publish(&self, _: &str, backends: Vec<Backend>) {
+            self.0.lock().unwrap().push(backends.len());
+        }
+
+        fn forget(&self, _: &str) {}
+
+        fn load(&self, _: Vec<(Box<str>, Vec<Backend>)>) {}
+    }
+
+    #[test]
+    fn w181_only_changes_of_url_or_status_are_published() {
+        let routes = Arc::new(Published::default());
+        let cache = InstanceCache::new(routes.clone());
+        let put = |id: &str, url: &str, path: &str, version| {
+            let row = serde_json::json!({
+                "id": id, "url": url, "ownerId": "usr_1", "slug": "a-svc", "status": "Unknown",
+                "createdAt": "2026-01-01T00:00:00Z", "healthPath": path
+            });
+            let url = InstanceUrl::parse(url).unwrap();
+            cache.put(serde_json::from_value(row).unwrap(), version, url, &[], Time::ZERO);
+            routes.0.lock().unwrap().len()
+        };
+        assert_eq!(put("a", "http://127.0.0.1:9", "/", 1), 1);
+        assert_eq!(put("b", "http://127.0.0.1:8", "/", 2), 2);
+        assert_eq!(put("a", "http://127.0.0.1:9", "/health", 3), 2);
+        assert_eq!(cache.get("a").unwrap().row.health_path, "/health");
+        assert_eq!(put("a", "http://127.0.0.1:7", "/health", 4), 3);
+        cache.remove(&["b".into()]);
+        assert_eq!(*routes.0.lock().unwrap(), [1, 2, 2, 1]);
     }
 }

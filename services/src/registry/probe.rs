@@ -343,7 +343,7 @@ async fn check(registry: &Registry, entry: &CachedInstance) -> Option<ProbeResul
 
 /// Why a probe failed.
 enum ProbeFailure {
-    /// This machine lacked descriptors, ports or memory.
+    /// This machine lacked descriptors, ports or memory, or could not look up the name.
     Local,
     Remote(String),
 }
@@ -351,9 +351,9 @@ enum ProbeFailure {
 async fn check_health(registry: &Registry, entry: &CachedInstance) -> Result<(), ProbeFailure> {
     let connection =
         registry.platform.outbound.dial(&entry.url, &entry.row.slug).await.map_err(|error: DialError| {
-            match error.is_local() {
-                true => ProbeFailure::Local,
-                false => ProbeFailure::Remote(error.to_string()),
+            match error.is_of_instance() {
+                true => ProbeFailure::Remote(error.to_string()),
+                false => ProbeFailure::Local,
             }
         })?;
     if entry.row.health_path.is_empty() {

@@ -5,17 +5,24 @@ use std::{
     future::Future,
     ops::{Deref, DerefMut},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
 use deadpool_postgres::{
     Client, ClientWrapper, Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, QueueMode,
-    RecyclingMethod, Runtime, TimeoutType, Timeouts,
+    RecyclingMethod, Runtime, TimeoutType,
 };
-use tokio::runtime::Handle;
-use tokio_postgres::{Error, Statement};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+use tokio_postgres::{Error, Statement, error::SqlState};
 
 use super::{
     connection_string::{CONNECT_TIMEOUT, ConnectOptions},
@@ -26,6 +33,8 @@ use crate::{BoxFuture, Result, StoreError, sql::quote};
 
 /// The idle timeout of a connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// How often idle connections are closed.
+const REAP_INTERVAL: Duration = Duration::from_secs(10);
 /// The maximum number of cached prepared statements per connection; callers can produce any number of distinct queries.
 const MAX_STATEMENTS: usize = 256;
 /// How long a statement waits for a lock of another program.
@@ -59,15 +68,25 @@ pub(super) struct Pools {
 #[derive(Clone)]
 pub(super) struct ConnectionPool {
     pool: Pool,
+    slots: Arc<Slots>,
     runtime: Handle,
     target: Arc<ConnectOptions>,
     wait: Duration,
+}
+
+/// The limit on connections that are in use or being created. It is lowered while the server refuses more of them, so that
+/// callers wait for one of the existing ones.
+struct Slots {
+    max: usize,
+    free: Arc<Semaphore>,
+    removed: AtomicUsize,
 }
 
 /// A connection acquired from a pool. [`PooledConnection::release`] returns it, after the conversation is complete;
 /// otherwise it is closed and its statement is cancelled, so that no other work waits behind an abandoned statement.
 pub(super) struct PooledConnection {
     client: Option<Client>,
+    slot: Option<OwnedSemaphorePermit>,
     runtime: Handle,
     target: Arc<ConnectOptions>,
 }
@@ -128,20 +147,49 @@ impl Pools {
         })
     }
 
-    /// Closes idle connections, in a loop.
+    /// Closes idle connections, in a loop. Each pool keeps one, since the server may refuse another one later. Also tries
+    /// again whether the server accepts as many connections as are configured.
     pub(super) async fn reap_idle(self) {
         loop {
-            tokio::time::sleep(IDLE_TIMEOUT / 4).await;
-            for pool in [&self.reads.pool, &self.writes.pool] {
-                pool.retain(|_, metrics| metrics.last_used() < IDLE_TIMEOUT);
+            tokio::time::sleep(REAP_INTERVAL).await;
+            for pool in [&self.reads, &self.writes] {
+                let mut open = pool.pool.status().size;
+                pool.pool.retain(|_, metrics| {
+                    let is_kept = metrics.last_used() < IDLE_TIMEOUT || open <= 1;
+                    open -= usize::from(!is_kept);
+                    is_kept
+                });
+                pool.slots.restore();
             }
         }
     }
 
     /// Refuses further acquisitions and closes idle connections.
     pub(super) fn close(&self) {
-        self.reads.pool.close();
-        self.writes.pool.close();
+        for pool in [&self.reads, &self.writes] {
+            pool.pool.close();
+            pool.slots.free.close();
+        }
+    }
+}
+
+impl Slots {
+    fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { max, free: Arc::new(Semaphore::new(max)), removed: AtomicUsize::new(0) })
+    }
+
+    /// Whether other callers than this one have a slot, which they will release.
+    fn has_others(&self) -> bool {
+        self.removed.load(Relaxed) + self.free.available_permits() + 1 < self.max
+    }
+
+    fn remove(&self, slot: OwnedSemaphorePermit) {
+        slot.forget();
+        self.removed.fetch_add(1, Relaxed);
+    }
+
+    fn restore(&self) {
+        self.free.add_permits(self.removed.swap(0, Relaxed));
     }
 }
 
@@ -160,20 +208,28 @@ impl ConnectionPool {
             .post_create(set_up)
             .build()
             .map_err(|error| StoreError::Internal(format!("no pool of connections can be made: {error}")))?;
-        Ok(Self { pool, runtime: Handle::current(), target: target.clone(), wait })
+        let slots = Slots::new(size.max(1));
+        Ok(Self { pool, slots, runtime: Handle::current(), target: target.clone(), wait })
     }
 
     /// Acquires a connection, creating one if none is idle. If the caller stops waiting, the new connection is still
     /// completed and goes to the pool; otherwise callers that give up early would keep the pool empty.
     pub(super) async fn acquire(&self) -> Result<PooledConnection> {
-        let pool = self.pool.clone();
-        let at_once = Timeouts { wait: Some(Duration::ZERO), ..pool.timeouts() };
-        let got = match self.detach_on_drop(CONNECT_TIMEOUT, async move { pool.timeout_get(&at_once).await }).await {
-            Err(PoolError::Timeout(TimeoutType::Wait)) => self.pool.get().await,
-            got => got,
-        };
-        let client = got.map_err(|error| self.pool_error(error))?;
-        Ok(PooledConnection { client: Some(client), runtime: self.runtime.clone(), target: self.target.clone() })
+        let deadline = Instant::now() + self.wait;
+        loop {
+            let free = tokio::time::timeout_at(deadline, self.slots.free.clone().acquire_owned()).await;
+            let timed_out = || self.pool_error(PoolError::Timeout(TimeoutType::Wait));
+            let slot = free.map_err(|_| timed_out())?.map_err(|_| closed_error())?;
+            let pool = self.pool.clone();
+            match self.detach_on_drop(CONNECT_TIMEOUT, async move { (pool.get().await, slot) }).await {
+                (Ok(client), slot) => {
+                    let (runtime, target) = (self.runtime.clone(), self.target.clone());
+                    return Ok(PooledConnection { client: Some(client), slot: Some(slot), runtime, target });
+                }
+                (Err(error), slot) if is_limit_of_server(&error) && self.slots.has_others() => self.slots.remove(slot),
+                (Err(error), _) => return Err(self.pool_error(error)),
+            }
+        }
     }
 
     /// Wraps `work` so that it continues for up to `longest` after its caller stopped waiting.
@@ -207,6 +263,11 @@ impl ConnectionPool {
             PoolError::NoRuntimeSpecified => StoreError::Internal("a pool has no runtime".into()),
         }
     }
+}
+
+/// Whether the server refuses another connection of this role, of this database, or of any.
+fn is_limit_of_server(error: &PoolError) -> bool {
+    matches!(error, PoolError::Backend(error) if error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS))
 }
 
 /// The future of [`ConnectionPool::detach_on_drop`].
@@ -280,10 +341,10 @@ impl Drop for PooledConnection {
             return;
         }
         // Best effort: without the cancellation, the server notices when it sends its response.
-        let (token, tls) = (client.cancel_token(), self.target.tls.clone());
+        let (token, tls, slot) = (client.cancel_token(), self.target.tls.clone(), self.slot.take());
         self.runtime.spawn(async move {
             let _ = tokio::time::timeout(Duration::from_secs(5), token.cancel_query(tls)).await;
-            drop(client);
+            drop((client, slot));
         });
     }
 }

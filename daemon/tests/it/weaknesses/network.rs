@@ -264,3 +264,21 @@ async fn w137_paths_and_queries_of_very_many_parts_are_refused_before_they_are_d
         assert!(answer.status == 400 && answer.error().contains("more"), "{}", answer.text);
     }
 }
+
+#[tokio::test]
+async fn w185_no_instance_is_registered_at_the_operators_mail_server() {
+    let flags = ["--smtp-host", "127.0.0.1", "--smtp-port", "2525", "--smtp-from", "us@example.org"];
+    let daemon = Daemon::with_flags(&flags).await;
+    let token = daemon.register("bad-svc").await;
+    for (authority, status) in [
+        ("127.0.0.1:2525", 400),
+        ("127.0.0.1:25", 400),
+        ("127.0.0.1:587", 400),
+        ("[::ffff:127.0.0.1]:2525", 400),
+        ("127.0.0.1:2526", 201),
+    ] {
+        let answer = daemon.put_instance(&token, json!({ "url": format!("http://{authority}") })).await;
+        assert_eq!(answer.status, status, "{authority}: {}", answer.text);
+        assert!(status == 201 || answer.error().contains("mail server"), "{}", answer.text);
+    }
+}

@@ -32,6 +32,7 @@ pub async fn login(cx: Cx<Authn>, Body(request): Body<LoginRequest>) -> Result<J
         app: &cx.authz.app_of_host(&request.app_host)?,
         device: device_of(request.device.as_deref()),
         exchanged_from: None,
+        client_ip: cx.request.client_ip,
     };
     let slug = request.slug.unwrap_or_default();
     let contact = request.contact.unwrap_or_default();
@@ -91,7 +92,8 @@ pub async fn exchange(cx: Cx<Authn>, Body(request): Body<ExchangeTokenRequest>) 
             ));
         }
         let device = device.clone().unwrap_or_else(|| derived_device(&from.device, &from.app));
-        let slot = SessionSlot { app: &app, device: device_of(Some(&device)), exchanged_from: Some(&from) };
+        let (device, client_ip) = (device_of(Some(&device)), cx.request.client_ip);
+        let slot = SessionSlot { app: &app, device, exchanged_from: Some(&from), client_ip };
         let account = cx.authz.require_account(&caller.user_id).await?;
         let origin_exists = Batch::new().require(Guard::Exists { collection: SESSIONS.name, id: from.id.clone() });
         cx.open_session(&cx.request.audit, &account, &slot, origin_exists).await

@@ -111,6 +111,18 @@ async fn save_all(cx: &Cx<Authz>, mut wanted: Vec<GrantInput>) -> Result<Json<Em
             (one, row, content)
         })
         .collect();
+    if usage::is_limited(caller) {
+        // Before the rules are locked too: a change that is only refused at its end holds up those of others.
+        let rules = cx.rules();
+        let (has, mut saved) = (rules.usage(&caller.user_id), HashSet::new());
+        let mut adds =
+            |one: &GrantInput, row: &GrantRow, content: &GrantDigest| match row_to_replace(&rules, caller, &one.id) {
+                Some(before) => usage::name_count(row) > usage::name_count(before),
+                None => !has.has_grant(content) && saved.insert(*content),
+            };
+        let added = fresh.iter().filter(|(one, row, content)| adds(one, row, content)).map(|(_, row, _)| row);
+        usage::check_new_grants(added, &cx.limits)?;
+    }
     cx.change_rules_of(cx, |rules| {
         let mut changes = Vec::new();
         let has = rules.usage(&caller.user_id);

@@ -65,7 +65,7 @@ pub async fn register(cx: Cx<Directory>, Body(request): Body<RegisterRequest>) -
     };
     let links: Vec<RoleLinkRow> = roles.iter().map(|role| RoleLinkRow::new(&app, &user.id, role, now)).collect();
     let account = Account::new(&user, &links);
-    let place = SessionSlot { app: &app, device, exchanged_from: None };
+    let place = SessionSlot { app: &app, device, exchanged_from: None, client_ip: cx.request.client_ip };
     let token = retry(|| async {
         let mut user = user.clone();
         let batch =

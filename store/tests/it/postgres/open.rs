@@ -222,3 +222,32 @@ async fn a_name_that_cannot_be_a_schema_is_refused_before_anybody_is_asked() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w188_where_the_server_allows_few_connections_calls_wait_for_those_that_there_are() {
+    let Some(server) = Server::new().await else { return };
+    let (admin, task) = tokio_postgres::connect(&server.connection(), tokio_postgres::NoTls).await.unwrap();
+    let task = tokio::spawn(task);
+    let role = "CREATE ROLE few LOGIN CONNECTION LIMIT 4; GRANT CREATE ON DATABASE postgres TO few";
+    admin.batch_execute(role).await.unwrap();
+    let connection = server.connection().replace("openorch@", "few@");
+    let store =
+        opened(PostgresOptions { read_connections: 12, write_connections: 12, ..PostgresOptions::new(connection) })
+            .await;
+    let mut calls = tokio::task::JoinSet::new();
+    for n in 0..60 {
+        let store = store.clone();
+        calls.spawn(async move {
+            match n % 2 {
+                0 => store.commit(Batch::new().create(T, format!("a{n}"), "{}")).await.map(|_| 0),
+                _ => store.count(T, &[]).await,
+            }
+        });
+    }
+    for done in calls.join_all().await {
+        assert!(done.is_ok(), "{done:?}");
+    }
+    assert_eq!(store.count(T, &[]).await, Ok(30));
+    store.close().await;
+    task.abort();
+}

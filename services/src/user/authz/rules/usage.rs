@@ -113,12 +113,16 @@ impl Usage {
     }
 
     pub fn add_grant(&mut self, row: &GrantRow) {
-        self.grants += 1;
-        self.grant_names += name_count(row);
-        self.bytes += grant_bytes(row);
+        self.count_grant(row);
         let content = grant_digest(row);
         let count = self.contents.get(&content).map_or(1, |count| count + 1);
         self.contents.insert_mut(content, count);
+    }
+
+    fn count_grant(&mut self, row: &GrantRow) {
+        self.grants += 1;
+        self.grant_names += name_count(row);
+        self.bytes += grant_bytes(row);
     }
 
     pub fn remove_grant(&mut self, row: &GrantRow) {
@@ -166,6 +170,13 @@ impl Usage {
     }
 }
 
+/// Refuses new grants that would exceed a limit of an account even if it owned nothing else.
+pub fn check_new_grants<'a>(fresh: impl Iterator<Item = &'a GrantRow>, limits: &AccessLimits) -> Result<()> {
+    let mut usage = Usage::default();
+    fresh.for_each(|row| usage.count_grant(row));
+    usage.check_quota(&Usage::default(), limits)
+}
+
 /// Refuses a change that increases the total above the limit. The last quarter is for accounts that own little, so that
 /// some accounts that own as much as they may do not take all. `own`: what the account owns after the change.
 pub fn check_total(had: usize, has: usize, own: usize, limits: &AccessLimits) -> Result<()> {
@@ -205,7 +216,8 @@ pub fn grant_digest(row: &GrantRow) -> GrantDigest {
     digest.finalize().into()
 }
 
-fn name_count(row: &GrantRow) -> usize {
+/// The number of slugs and roles that a grant names.
+pub fn name_count(row: &GrantRow) -> usize {
     row.slugs.len() + row.role_ids.len()
 }
 
