@@ -110,7 +110,7 @@ impl Audit {
         });
     }
 
-    /// Leaves the targets of an entry that its text shows. It can be found by more of them: see [`target`].
+    /// Leaves the targets of an entry that its text shows. It can be found by more of them if it gives rights.
     pub fn cut_targets(entry: &mut AuditEntry) {
         target::Target::cut(&mut entry.targets);
     }

@@ -392,13 +392,13 @@ async fn w174_an_account_that_changes_all_the_time_is_deleted_nevertheless() {
     for (token, pair) in [(&eve, [names("a"), names("b")]), (&eve, [names("c"), names("d")]), (&pal, [give, take])] {
         let (daemon, token) = (daemon.clone(), token.clone());
         let batch: Vec<Value> = pair.iter().cycle().take(20).cloned().collect();
-        others.spawn(async move {
-            loop {
-                calls(&daemon, &token, batch.clone()).await;
-            }
-        });
+        others.spawn(async move { while calls(&daemon, &token, batch.clone()).await.status != 500 {} });
     }
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let has_begun = async || {
+        let own = daemon.call("POST", "/user-svc/self", &eve, Value::Null).await.json();
+        own["user"]["name"].as_str().is_some_and(|name| ["a", "b", "c", "d"].contains(&name))
+    };
+    daemon.until("the account changes", has_begun).await;
     let deleted = daemon.call("DELETE", &format!("/user-svc/user/{id}"), &admin, Value::Null).await;
     assert_eq!(deleted.status, 200, "{}", deleted.text);
     others.shutdown().await;

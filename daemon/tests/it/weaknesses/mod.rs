@@ -21,5 +21,6 @@ mod quotas;
 mod resources;
 mod rights;
 mod sessions;
+mod totals;
 mod traces;
 mod turns;

@@ -388,7 +388,7 @@ async fn w178_whoever_is_given_a_right_among_many_is_found_in_the_log() {
     let slugs = behind_decoys("the-mole");
     let grant = json!({ "grants": [{ "permissionId": "user-svc:audit:view", "slugs": slugs }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &giver, grant.clone()).await, 200);
-    let permit = json!({ "permits": [{ "permission": "user-svc:audit:view", "roles": slugs.clone() }] });
+    let permit = json!({ "permits": [{ "permission": "user-svc:audit:view", "slugs": slugs }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &admin, permit).await, 200);
     let delegation = json!({ "slug": "giver", "operations": ["getRoles"], "services": slugs });
     assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &giver, delegation).await, 200);

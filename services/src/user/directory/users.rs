@@ -200,7 +200,7 @@ pub async fn reset_password(
 }
 
 /// Deletes an account with everything it owns, in one transaction. If concurrent changes of the account prevent that, it is
-/// first marked, and then nothing changes it any more: see [`Directory::begin_deletion`].
+/// first marked, and then nothing changes it any more: see `begin_deletion`.
 pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     let user = cx.accounts.users.get(&id.0).await?.ok_or_else(no_such_account(&id))?.value;
