@@ -138,6 +138,12 @@ impl Access {
         Access::needs(permission).exempting(Exempt::Account)
     }
 
+    /// Whether it needs a permission that accounts do not have from the start, whatever they name.
+    pub fn is_privileged(&self) -> bool {
+        matches!(self, Access::Needs(guard) if guard.exempt == Exempt::None
+            && !guard.permission.granted_to.contains(&crate::role::USER))
+    }
+
     const fn exempting(self, exempt: Exempt) -> Access {
         match self {
             Access::Needs(guard) => Access::Needs(PermissionRequirement { exempt, ..guard }),
@@ -182,7 +188,7 @@ pub struct Operation {
     /// Whether the response may be a long list. It is built and encoded on a blocking thread, so that it does not block the
     /// async workers. A test of the table names the lists that are always short.
     pub long_response: bool,
-    /// Whether one call may be expensive. It also runs on a blocking thread, and callers are scheduled fairly.
+    /// Whether one call may be expensive. It also runs on a blocking thread, and waits apart from those.
     pub heavy: bool,
     /// Maximum body size in bytes as sent; `None`: the limit from the settings. Decompressed, the body may be
     /// [`MAX_DECOMPRESSION_RATIO`] times as large.
@@ -270,6 +276,9 @@ impl Operation {
         }
         if self.long_response {
             list.push(&request::LIST_TOO_LONG);
+        }
+        if self.long_response || self.heavy {
+            list.push(&access::TOO_MANY_WAITING);
         }
         if matches!(self.stream(), Some(Stream::Events(_))) {
             list.extend([&access::TOO_MANY_STREAMS, &access::STREAMS_FULL]);

@@ -6,9 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Access, Body, Created, Json, NoContent, Path, Query, Time,
-    error::request,
-    errors, form, header,
+    Access, Body, Created, Json, NoContent, Path, Query, Time, errors, form, header,
     op::{Effect, Idempotency},
     ops,
     output::LongList,
@@ -81,8 +79,8 @@ ops! {
     /// List all instances, or those that match every given field.
     LIST_INSTANCES "listInstances" = GET "/registry-svc/instances"
         (Query<ListInstancesRequest>) -> Json<ListInstancesResponse>,
-        access: Access::needs(&INSTANCE_VIEW).or_slugs(&["deploy-svc"]), request_headers: &[&header::EXTENDED],
-        errors: &[&request::LIST_TOO_LONG];
+        long_response: true, access: Access::needs(&INSTANCE_VIEW).or_slugs(&["deploy-svc"]),
+        request_headers: &[&header::EXTENDED];
 
     /// Remove an instance, so that no more requests are routed to it. Allowed for its owner and admins.
     REMOVE_INSTANCE "removeInstance" = DELETE "/registry-svc/instance/{id}"

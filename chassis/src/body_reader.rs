@@ -102,7 +102,7 @@ pub async fn read_json(
     if announced.is_some_and(|length| length > limits.bytes as u64) {
         return Err(too_large(limits.bytes));
     }
-    let sent = collect(body, &limits, reservation).await?;
+    let sent = collect(body, announced, &limits, reservation).await?;
     let is_compressed = !matches!(coding, Coding::Identity) && !sent.is_empty();
     if !is_compressed && sent.len() <= LARGE_BYTES {
         reservation.grow(json::estimate_memory(&sent, limits.json)).await?;
@@ -174,14 +174,24 @@ fn too_many_values(max: usize) -> Error {
     )
 }
 
-async fn collect(mut body: ClientBody, limits: &BodyLimits, reservation: &mut Reservation) -> Result<Bytes> {
+/// Receives a body; `announced` is its length if that is known.
+async fn collect(
+    mut body: ClientBody,
+    announced: Option<u64>,
+    limits: &BodyLimits,
+    reservation: &mut Reservation,
+) -> Result<Bytes> {
+    let expected = announced.map_or(limits.bytes, |length| length as usize);
     let started = Instant::now();
     let mut whole = BytesMut::new();
     loop {
         let (deadline, refusal) = limits.pace.deadline(started, Instant::now(), whole.len());
         let frame = match timeout_at(deadline, body.frame()).await {
             Err(_) => return Err(refusal()),
-            Ok(None) => return Ok(whole.freeze()),
+            Ok(None) => {
+                reservation.arrived();
+                return Ok(whole.freeze());
+            }
             Ok(Some(Err(error))) => {
                 return Err(Error::new(&request::INVALID_BODY, "the body ended too early").with_cause(error));
             }
@@ -193,8 +203,8 @@ async fn collect(mut body: ClientBody, limits: &BodyLimits, reservation: &mut Re
             return Err(too_large(limits.bytes));
         }
         if length > whole.capacity() {
-            let capacity = (whole.capacity() * 2).max(MIN_GROWTH_BYTES).min(limits.bytes).max(length);
-            reservation.grow(capacity - whole.capacity()).await?;
+            let capacity = (whole.capacity() * 2).max(MIN_GROWTH_BYTES).min(expected).max(length);
+            reservation.grow_arriving(capacity - whole.capacity()).await?;
             whole.reserve(capacity - whole.len());
         }
         whole.extend_from_slice(&data);

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -13,7 +14,7 @@ use openorch_api::error::platform;
 use prometheus_client::metrics::counter::Counter;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{Error, Result, forwarded::client_network, metrics::Registry};
+use crate::{Error, Result, body_reader::LARGE_BYTES, forwarded::client_network, metrics::Registry};
 
 /// The variable of [`BudgetSettings::total`], for error messages.
 pub const TOTAL_VARIABLE: &str = "OPENORCH_API_MAX_REQUEST_MEMORY";
@@ -25,8 +26,8 @@ pub const PER_ADDRESS_VARIABLE: &str = "OPENORCH_API_MAX_REQUEST_MEMORY_PER_ADDR
 pub struct BudgetSettings {
     /// Bytes for all requests together.
     pub total: usize,
-    /// Bytes for the requests of one client address (an IPv6 address counts as its /64), loopback excepted. The only request
-    /// of an address may exceed it.
+    /// Bytes for the requests of one client address (an IPv6 address counts as its /64), and of one account, loopback
+    /// excepted. The only request of an address and account may exceed it.
     pub per_address: usize,
     /// How long a request waits for memory.
     pub wait: Duration,
@@ -43,49 +44,70 @@ pub struct MemoryBudget {
 #[derive(Default)]
 struct Used {
     total: usize,
+    /// Of large bodies that are still being received.
+    arriving: usize,
     by_address: HashMap<IpAddr, usize>,
+    by_account: HashMap<Arc<str>, usize>,
 }
 
 impl Used {
-    fn add(&mut self, address: Option<IpAddr>, more: usize) {
+    fn add(&mut self, address: Option<IpAddr>, account: Option<&Arc<str>>, more: usize) {
         self.total += more;
         if let Some(address) = address {
             *self.by_address.entry(address).or_default() += more;
         }
+        if let Some(account) = account {
+            *self.by_account.entry(account.clone()).or_default() += more;
+        }
     }
 
-    fn subtract(&mut self, address: Option<IpAddr>, less: usize) {
+    fn subtract(&mut self, address: Option<IpAddr>, account: Option<&Arc<str>>, less: usize) {
         self.total -= less;
-        if let Some(address) = address
-            && let Some(of_address) = self.by_address.get_mut(&address)
-        {
-            *of_address -= less;
-            if *of_address == 0 {
-                self.by_address.remove(&address);
-            }
+        if let Some(address) = address {
+            subtract_from(&mut self.by_address, &address, less);
+        }
+        if let Some(account) = account {
+            subtract_from(&mut self.by_account, account, less);
         }
     }
 }
 
-/// Which part of the budget a request may use: public requests must leave memory for authenticated ones.
+fn subtract_from<K: Hash + Eq>(shares: &mut HashMap<K, usize>, key: &K, less: usize) {
+    if let Some(share) = shares.get_mut(key) {
+        *share -= less;
+        if *share == 0 {
+            shares.remove(key);
+        }
+    }
+}
+
+/// Which part of the budget a request may use: public requests must leave memory for authenticated ones, and all large ones
+/// the last quarter to small ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BudgetClass {
-    /// Half of it, or three quarters for requests of at most [`SMALL_REQUEST`] bytes.
+    /// Half of it, if the request is large.
     Public,
-    /// All of it.
+    /// Three quarters of it, if the request is large.
     Authenticated,
 }
 
-/// Maximum bytes of a public request that may use three quarters of the budget: a sign-in needs less.
+/// Maximum bytes of a request that may use the last quarter of the budget: a sign-in needs less.
 const SMALL_REQUEST: usize = 16 << 10;
+/// Divisor: this fraction of the budget is reserved for programs on this machine, whose signed-in requests may use all of the budget.
+const LOCAL_FRACTION: usize = 16;
 
 /// Bytes reserved for one request, released on drop.
 pub struct Reservation {
     budget: Arc<MemoryBudget>,
     /// `None` for loopback, which has no per-address limit.
     address: Option<IpAddr>,
+    /// `None` for loopback and where there is no caller.
+    account: Option<Arc<str>>,
+    is_local: bool,
     caller: BudgetClass,
     bytes: usize,
+    /// The bytes counted as a large body that is still being received.
+    arriving: usize,
 }
 
 /// The limit that is reached.
@@ -93,6 +115,7 @@ pub struct Reservation {
 enum ExhaustedLimit {
     Total,
     Address,
+    Account,
 }
 
 impl MemoryBudget {
@@ -103,7 +126,8 @@ impl MemoryBudget {
     /// An empty reservation for a request from this client.
     pub fn reservation(self: &Arc<MemoryBudget>, client: IpAddr, caller: BudgetClass) -> Reservation {
         let address = (!client.to_canonical().is_loopback()).then(|| client_network(client));
-        Reservation { budget: self.clone(), address, caller, bytes: 0 }
+        let budget = self.clone();
+        Reservation { budget, address, account: None, is_local: false, caller, bytes: 0, arriving: 0 }
     }
 
     /// Bytes currently reserved.
@@ -139,21 +163,57 @@ impl MemoryBudget {
                     self.settings.total
                 ),
             ),
-            ExhaustedLimit::Address => Error::new(
-                &platform::MEMORY_SHARE_FULL,
-                format!(
-                    "the memory budget of requests from your network is exhausted ({PER_ADDRESS_VARIABLE}: {} bytes); try \
-                     again when some of them have ended",
-                    self.settings.per_address
-                ),
-            ),
+            ExhaustedLimit::Address => self.share_refusal("from your network"),
+            ExhaustedLimit::Account => self.share_refusal("of the account"),
         }
+    }
+
+    fn share_refusal(&self, whose: &str) -> Error {
+        Error::new(
+            &platform::MEMORY_SHARE_FULL,
+            format!(
+                "the memory budget of requests {whose} is exhausted ({PER_ADDRESS_VARIABLE}: {} bytes); try again when some \
+                 of them have ended",
+                self.settings.per_address
+            ),
+        )
     }
 }
 
 impl Reservation {
+    /// For a request of this account.
+    pub fn of_account(mut self, account: Option<Arc<str>>) -> Reservation {
+        self.account = account.filter(|_| self.address.is_some());
+        self
+    }
+
+    /// For a request that may come from a program on this machine: see [`crate::local`].
+    pub fn of_local(mut self, is_so: bool) -> Reservation {
+        self.is_local = is_so;
+        self
+    }
+
     /// Reserves more bytes, and waits for memory if there is none.
     pub async fn grow(&mut self, more: usize) -> Result<()> {
+        self.wait_for(more, false).await
+    }
+
+    /// Like [`Reservation::grow`], for a body that is still being received: large ones may use half of the budget together,
+    /// since they take as long as their clients like.
+    pub async fn grow_arriving(&mut self, more: usize) -> Result<()> {
+        self.wait_for(more, true).await
+    }
+
+    /// The body was received.
+    pub fn arrived(&mut self) {
+        let arriving = std::mem::take(&mut self.arriving);
+        if arriving > 0 {
+            self.budget.lock().arriving -= arriving;
+            self.budget.freed.notify_waiters();
+        }
+    }
+
+    async fn wait_for(&mut self, more: usize, is_arriving: bool) -> Result<()> {
         let deadline = Instant::now() + self.budget.settings.wait;
         let budget = self.budget.clone();
         loop {
@@ -161,7 +221,7 @@ impl Reservation {
             let mut freed = std::pin::pin!(freed);
             // Register the waiter before the check, so that a release in between is not missed.
             freed.as_mut().enable();
-            let Err(full) = self.try_grow(more) else { return Ok(()) };
+            let Err(full) = self.try_grow(more, is_arriving) else { return Ok(()) };
             if tokio::time::timeout_at(deadline, freed).await.is_err() {
                 return Err(budget.refusal(full));
             }
@@ -171,39 +231,49 @@ impl Reservation {
     /// Reserves bytes for data that is already in memory. Fails without waiting, since the data would stay in memory
     /// meanwhile.
     pub fn grow_now(&mut self, more: usize) -> Result<()> {
-        self.try_grow(more).map_err(|full| self.budget.refusal(full))
+        self.try_grow(more, false).map_err(|full| self.budget.refusal(full))
     }
 
     /// Reserves bytes even beyond the budget, for data that cannot be refused any more.
     pub fn grow_unchecked(&mut self, more: usize) {
-        self.budget.lock().add(self.address, more);
+        self.budget.lock().add(self.address, self.account.as_ref(), more);
         self.bytes += more;
     }
 
-    fn try_grow(&mut self, more: usize) -> Result<(), ExhaustedLimit> {
+    fn try_grow(&mut self, more: usize, is_arriving: bool) -> Result<(), ExhaustedLimit> {
         if more == 0 {
             return Ok(());
         }
-        let settings = self.budget.settings;
+        let BudgetSettings { total, per_address, .. } = self.budget.settings;
         let mut used = self.budget.lock();
+        let is_small = self.bytes.saturating_add(more) <= SMALL_REQUEST;
         let max = match self.caller {
-            BudgetClass::Authenticated => settings.total,
-            BudgetClass::Public if self.bytes + more <= SMALL_REQUEST => settings.total / 4 * 3,
-            BudgetClass::Public => settings.total / 2,
+            BudgetClass::Public if !is_small => total / 2,
+            _ if self.is_local => total,
+            _ if is_small => total - total / LOCAL_FRACTION,
+            BudgetClass::Public | BudgetClass::Authenticated => total / 4 * 3,
         };
-        if used.total.saturating_add(more) > max {
+        let is_counted = is_arriving && !self.is_local && self.bytes.saturating_add(more) > LARGE_BYTES;
+        let arriving = if is_counted { (self.bytes + more).saturating_sub(self.arriving) } else { 0 };
+        if used.total.saturating_add(more) > max || arriving > 0 && used.arriving + arriving > total / 2 {
             return Err(ExhaustedLimit::Total);
         }
-        if let Some(address) = self.address {
-            let of_address = used.by_address.get(&address).copied().unwrap_or_default();
-            let is_alone = of_address == self.bytes;
-            if !is_alone && of_address.saturating_add(more) > settings.per_address {
-                return Err(ExhaustedLimit::Address);
-            }
+        let exceeds = |share: Option<&usize>| {
+            let share = share.copied().unwrap_or_default();
+            // The only request may exceed it.
+            share != self.bytes && share.saturating_add(more) > per_address
+        };
+        if self.address.as_ref().is_some_and(|address| exceeds(used.by_address.get(address))) {
+            return Err(ExhaustedLimit::Address);
         }
-        used.add(self.address, more);
+        if self.account.as_ref().is_some_and(|account| exceeds(used.by_account.get(account))) {
+            return Err(ExhaustedLimit::Account);
+        }
+        used.add(self.address, self.account.as_ref(), more);
+        used.arriving += arriving;
         drop(used);
         self.bytes += more;
+        self.arriving += arriving;
         Ok(())
     }
 
@@ -214,7 +284,7 @@ impl Reservation {
             return;
         }
         self.bytes -= less;
-        self.budget.lock().subtract(self.address, less);
+        self.budget.lock().subtract(self.address, self.account.as_ref(), less);
         self.budget.freed.notify_waiters();
     }
 
@@ -239,6 +309,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
+        self.arrived();
         self.shrink_to(0);
     }
 }
@@ -248,11 +319,12 @@ mod tests {
     use super::*;
 
     fn budget() -> Arc<MemoryBudget> {
-        MemoryBudget::new(BudgetSettings { total: 100, per_address: 40, wait: Duration::from_millis(200) })
+        MemoryBudget::new(BudgetSettings { total: 160, per_address: 40, wait: Duration::from_millis(200) })
     }
 
     fn from(budget: &Arc<MemoryBudget>, address: &str) -> Reservation {
-        budget.reservation(address.parse().unwrap(), BudgetClass::Authenticated)
+        let address: IpAddr = address.parse().unwrap();
+        budget.reservation(address, BudgetClass::Authenticated).of_local(address.is_loopback())
     }
 
     #[tokio::test(start_paused = true)]
@@ -264,22 +336,59 @@ mod tests {
         let refused = b.grow(1).await.unwrap_err();
         assert!(refused.message.contains(PER_ADDRESS_VARIABLE), "{refused}");
         let mut c = from(&budget, "192.0.2.1");
-        c.grow(50).await.unwrap();
-        let refused = from(&budget, "127.0.0.1").grow(1).await.unwrap_err();
+        c.grow(100).await.unwrap();
+        let refused = from(&budget, "192.0.2.2").grow(1).await.unwrap_err();
+        assert!(refused.message.contains(TOTAL_VARIABLE), "{refused}");
+        from(&budget, "127.0.0.1").grow(10).await.unwrap();
+        let refused = from(&budget, "127.0.0.1").grow(11).await.unwrap_err();
         assert!(refused.message.contains(TOTAL_VARIABLE), "{refused}");
         drop(a);
         b.grow(1).await.unwrap();
-        assert_eq!((budget.used(), b.bytes()), (51, 1));
+        assert_eq!((budget.used(), b.bytes()), (101, 1));
         drop((b, c));
         assert_eq!(budget.used(), 0);
         assert!(budget.lock().by_address.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
+    async fn one_account_has_a_share_wherever_it_is() {
+        let budget = budget();
+        let of = |address: &str, account: &str| from(&budget, address).of_account(Some(account.into()));
+        let (mut a, mut b) = (of("192.0.2.1", "ann"), of("192.0.2.2", "ann"));
+        a.grow(30).await.unwrap();
+        let refused = b.grow(11).await.unwrap_err();
+        assert!(refused.message.contains("of the account"), "{refused}");
+        b.grow(10).await.unwrap();
+        of("192.0.2.2", "bob").grow(11).await.unwrap();
+        of("127.0.0.1", "ann").grow(50).await.unwrap();
+        drop((a, b));
+        assert!(budget.lock().by_account.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_bodies_that_are_being_received_have_half_of_it() {
+        let total = 8 * LARGE_BYTES;
+        let budget = MemoryBudget::new(BudgetSettings { total, per_address: total, wait: Duration::from_millis(1) });
+        let mut bodies = [from(&budget, "192.0.2.1"), from(&budget, "192.0.2.2"), from(&budget, "192.0.2.3")];
+        bodies[0].grow_arriving(LARGE_BYTES).await.unwrap();
+        bodies[0].grow_arriving(LARGE_BYTES).await.unwrap();
+        bodies[1].grow_arriving(2 * LARGE_BYTES).await.unwrap();
+        assert!(bodies[2].grow_arriving(LARGE_BYTES + 1).await.is_err());
+        bodies[2].grow_arriving(LARGE_BYTES).await.unwrap();
+        from(&budget, "127.0.0.1").grow_arriving(2 * LARGE_BYTES).await.unwrap();
+        bodies[1].arrived();
+        bodies[2].grow_arriving(1).await.unwrap();
+        assert_eq!(budget.lock().arriving, 3 * LARGE_BYTES + 1);
+        drop(bodies);
+        assert_eq!(budget.lock().arriving, 0);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_waits_gets_what_is_freed() {
         let budget = budget();
         let mut first = from(&budget, "127.0.0.1");
-        first.grow(100).await.unwrap();
+        first.grow(160).await.unwrap();
         let held = first.attach_to(Bytes::from_static(b"answer"));
         let mut second = from(&budget, "127.0.0.1");
         let (slice, ()) = (held.slice(2..3), drop(held));
@@ -293,17 +402,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_anybody_can_send_leaves_room_for_small_and_for_authenticated_requests() {
-        let total = 8 * SMALL_REQUEST;
+        let total = 16 * SMALL_REQUEST;
         let settings = BudgetSettings { total, per_address: total, wait: Duration::from_millis(1) };
         let budget = MemoryBudget::new(settings);
-        let of = |caller| budget.reservation("127.0.0.1".parse().unwrap(), caller);
-        let mut large = of(BudgetClass::Public);
-        large.grow(total / 2).await.unwrap();
-        assert!(large.grow(1).await.is_err());
-        let mut small = [of(BudgetClass::Public), of(BudgetClass::Public), of(BudgetClass::Public)];
-        small[0].grow(SMALL_REQUEST).await.unwrap();
-        small[1].grow(SMALL_REQUEST).await.unwrap();
-        assert!(small[2].grow(SMALL_REQUEST).await.is_err());
-        of(BudgetClass::Authenticated).grow(2 * SMALL_REQUEST).await.unwrap();
+        let of = |caller| budget.reservation("192.0.2.1".parse().unwrap(), caller);
+        let mut large = [of(BudgetClass::Public), of(BudgetClass::Authenticated)];
+        large[0].grow(total / 2).await.unwrap();
+        assert!(large[0].grow(1).await.is_err());
+        large[1].grow(total / 4).await.unwrap();
+        assert!(large[1].grow(1).await.is_err());
+        let mut small =
+            [of(BudgetClass::Public), of(BudgetClass::Public), of(BudgetClass::Authenticated), of(BudgetClass::Public)];
+        for small in &mut small[..3] {
+            small.grow(SMALL_REQUEST).await.unwrap();
+        }
+        assert!(small[3].grow(SMALL_REQUEST).await.is_err());
+        of(BudgetClass::Public).of_local(true).grow(SMALL_REQUEST).await.unwrap();
     }
 }

@@ -30,6 +30,8 @@ const MAX_KEY_LENGTH: usize = 255;
 const MAX_ANSWER_BYTES: usize = 16 << 10;
 /// Upper bound of the setting per account: the answers of an account are deleted in one batch.
 const MAX_PER_ACCOUNT: u64 = 10_000;
+/// The last quarter of all stored answers is for accounts that have at most this many, with the calls in progress.
+const FEW: u64 = 20;
 /// Maximum answers removed in one batch.
 const BATCH_SIZE: u64 = 1000;
 
@@ -225,12 +227,14 @@ impl IdempotencyStore {
                 *lock(&self.count).insert(count)
             }
         };
+        let total = if stored + in_flight <= FEW { total } else { total / 4 * 3 };
         if count >= total {
             return Err(Error::new(
                 &codes::ANSWERS_FULL,
                 format!(
-                    "the limit of {total} stored answers to calls with `Idempotency-Key` is reached; try again later, or \
-                     omit the key (an operator can raise OPENORCH_API_MAX_STORED_ANSWERS)"
+                    "the limit of {total} stored answers to calls with `Idempotency-Key`, for accounts that have as many as \
+                     this one, is reached; try again later, or omit the key (an operator can raise \
+                     OPENORCH_API_MAX_STORED_ANSWERS)"
                 ),
             )
             .with_retry_after(3600));

@@ -29,6 +29,8 @@ crate::errors! {
         "use the token of a sign-in";
     TOO_MANY_WRITES 429 "access.too_many_writes" "the account exceeds its rate limit for write calls"
         "wait as long as `Retry-After` says; an operator can raise OPENORCH_API_MAX_WRITES_PER_ACCOUNT";
+    TOO_MANY_WAITING 429 "access.too_many_waiting" "the maximum number of long calls of the account or of its network is already waiting"
+        "wait as long as `Retry-After` says, and make fewer of these calls at once";
     STREAMS_FULL 503 "access.streams_full" "the maximum number of event streams is open"
         "try again later; an operator can raise OPENORCH_EVENTS_MAX_STREAMS";
     TOO_MANY_STREAMS 429 "access.too_many_streams" "the account has the maximum number of event streams open"

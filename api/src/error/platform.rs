@@ -13,8 +13,10 @@ crate::errors! {
         "try again in a moment";
     MEMORY_FULL 503 "platform.memory_full" "requests in progress use all of the memory reserved for them"
         "try again in a moment; an operator can raise OPENORCH_API_MAX_REQUEST_MEMORY";
-    MEMORY_SHARE_FULL 503 "platform.memory_share_full" "requests in progress from your network use all of their share of memory"
+    MEMORY_SHARE_FULL 503 "platform.memory_share_full" "requests in progress from your network or account use all of their share of memory"
         "try again when they have finished";
+    WAITED_TOO_LONG 503 "platform.waited_too_long" "the call waited too long behind other long calls"
+        "try again in a moment";
     CONTENDED 503 "platform.contended" "too many concurrent updates of the same data"
         "try again in a moment";
     STORE_UNAVAILABLE 503 "platform.store_unavailable" "the store does not respond"

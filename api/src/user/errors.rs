@@ -55,6 +55,8 @@ crate::errors! {
         "wait as long as `Retry-After` says";
     TOO_MANY_SIGN_INS 429 "user.too_many_sign_ins" "too many passwords are being hashed at the same time"
         "wait as long as `Retry-After` says";
+    TOO_MANY_REGISTRATIONS 429 "user.too_many_registrations" "too many accounts were registered from the network within an hour"
+        "wait as long as `Retry-After` says, or have an operator raise OPENORCH_USER_MAX_REGISTRATIONS_PER_NETWORK";
     TOO_MANY_WRONG_PASSWORDS 429 "user.too_many_wrong_passwords" "too many recent sign-ins failed"
         "wait as long as `Retry-After` says";
     NO_ROLE_IN_APP 403 "user.no_role_in_app" "the account has no role that gives it access to the app"

@@ -101,7 +101,7 @@ ops! {
         errors: &[
             &REGISTRATION_CLOSED, &REGISTRATION_LOCAL_ONLY, &INVITATION_REQUIRED, &INVITATION_NOT_VALID,
             &SLUG_TAKEN, &ACCOUNT_EXISTS, &CONTACT_TAKEN, &CODE_NOT_VALID, &PASSWORD_REFUSED, &NO_SUCH_APP,
-            &TOO_MANY_SIGN_INS, &TOO_MANY_WRONG_PASSWORDS,
+            &TOO_MANY_SIGN_INS, &TOO_MANY_WRONG_PASSWORDS, &TOO_MANY_REGISTRATIONS,
         ];
 
     /// Sign in with the slug or a verified contact and the password, or with a contact and the code that was sent to it.

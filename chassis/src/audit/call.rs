@@ -18,7 +18,7 @@ use openorch_api::{
 use openorch_store::{Batch, Committed, Guard, Result, StoreError, Write};
 use serde::Serialize;
 
-use super::{Audit, lock, target::Target};
+use super::{Audit, StoredEntry, lock, target::Target};
 use crate::{
     Caller, Error,
     idempotency::{self, IdempotentCall},
@@ -33,6 +33,10 @@ pub struct CallAudit(Option<Arc<Call>>);
 #[derive(Default)]
 struct Call {
     entry: Mutex<AuditEntry>,
+    /// Targets that its entry is found by, beyond those that it shows.
+    further_targets: Mutex<Vec<String>>,
+    /// The caller is an admin, or the call needs a permission that not every account has, or gives rights over the platform.
+    is_removed_last: AtomicBool,
     has_entry: AtomicBool,
     /// At least a part of its change was committed.
     has_changed: AtomicBool,
@@ -87,7 +91,8 @@ impl CallAudit {
             count: 1,
             ..AuditEntry::default()
         };
-        let call = Call { entry: Mutex::new(entry), ..Call::default() };
+        let is_removed_last = AtomicBool::new(row.access.is_privileged());
+        let call = Call { entry: Mutex::new(entry), is_removed_last, ..Call::default() };
         call.set_target(Target::of_path(path.iter().map(String::as_str)));
         CallAudit(Some(Arc::new(call)))
     }
@@ -130,6 +135,7 @@ impl CallAudit {
     pub(crate) fn set_caller(&self, caller: &Caller, standing: impl FnOnce() -> Vec<Guard>) {
         let Some(call) = &self.0 else { return };
         self.set_actor(&caller.user_id, &caller.slug, caller.audience.as_deref());
+        call.is_removed_last.fetch_or(caller.is_admin(), Ordering::Relaxed);
         *lock(&call.caller_guards) = CallerGuards { session: standing(), permission: Vec::new() };
     }
 
@@ -186,6 +192,8 @@ impl CallAudit {
 
 impl Call {
     fn set_target(&self, target: Target) {
+        self.is_removed_last.fetch_or(target.gives_rights, Ordering::Relaxed);
+        *lock(&self.further_targets) = target.further;
         let mut entry = lock(&self.entry);
         (entry.target, entry.targets) = (target.text, target.names);
     }
@@ -263,8 +271,10 @@ impl Audit {
         let count = guards.len();
         batch.0.splice(0..0, guards.into_iter().map(Write::Require));
         if with_entry {
-            let entry = AuditEntry { id: self.ids.next("aud"), ..self.entry_of(call, AuditOutcome::Done, 200) };
-            batch.push(self.entries.create(&entry.id, &entry)?);
+            let mut entry = AuditEntry { id: self.ids.next("aud"), ..self.entry_of(call, AuditOutcome::Done, 200) };
+            entry.targets.extend_from_slice(&lock(&call.further_targets));
+            let is_removed_last = call.is_removed_last.load(Ordering::Relaxed);
+            batch.push(self.stored.create(&entry.id.clone(), &StoredEntry { entry, is_removed_last })?);
         }
         if let Some(keyed) = &keyed {
             batch.push(keyed.write()?);

@@ -17,7 +17,8 @@ use std::{
 };
 
 use openorch_api::{Time, audit::AuditEntry};
-use openorch_store::{Batch, Collection, Filter, Index, Query, Result, Store, Table, Write};
+use openorch_store::{Batch, Collection, Cursor, Filter, Index, Query, Result, Store, Stored, Table, Write};
+use serde::{Deserialize, Serialize};
 
 use self::aggregation::Due;
 pub use self::call::CallAudit;
@@ -37,6 +38,25 @@ pub static ENTRIES: Collection = Collection {
     ],
 };
 
+/// An entry as it is stored.
+#[derive(Serialize, Deserialize)]
+struct StoredEntry {
+    #[serde(flatten)]
+    entry: AuditEntry,
+    /// Plain accounts cannot cause such an entry: see [`CallAudit`]. It is removed last when the log is too long, or they
+    /// could remove it by causing many others.
+    #[serde(default, rename = "removedLast", skip_serializing_if = "std::ops::Not::not")]
+    is_removed_last: bool,
+}
+
+/// How far the log has been trimmed: no entry before the cursor is one of those that are removed first.
+#[derive(Default)]
+struct Trimmed {
+    until: Option<Cursor>,
+    /// The number of entries before the cursor.
+    passed: u64,
+}
+
 /// Maximum entries written or removed in one batch.
 const BATCH_SIZE: usize = 1000;
 /// A log that is too long is trimmed by an extra 1/`TRIM_DIVISOR` of its maximum, so that not every new entry trims it again.
@@ -49,6 +69,7 @@ const COUNT_UNKNOWN: u64 = u64::MAX;
 /// Writes the log and enforces its limits.
 pub struct Audit {
     entries: Table<AuditEntry>,
+    stored: Table<StoredEntry>,
     store: Arc<dyn Store>,
     /// The name of the collection of accounts.
     accounts: &'static str,
@@ -57,23 +78,26 @@ pub struct Audit {
     aggregated: Mutex<aggregation::Table>,
     /// The approximate number of entries: counted once, then updated by writes and removals.
     count: AtomicU64,
+    trimmed: Mutex<Trimmed>,
     /// Limits log lines about failed writes, which repeat while their cause persists.
     write_error_limit: LogLimit,
 }
 
 impl Audit {
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, ids: Arc<Ids>, accounts: &'static Collection) -> Audit {
-        let entries = Table::new(store.clone(), &ENTRIES);
+        let (entries, stored) = (Table::new(store.clone(), &ENTRIES), Table::new(store.clone(), &ENTRIES));
         let (count, unwritten) = (AtomicU64::new(COUNT_UNKNOWN), LogLimit::once_a_minute());
         let accounts = accounts.name;
         Audit {
             entries,
+            stored,
             store,
             accounts,
             clock,
             ids,
             aggregated: Mutex::default(),
             count,
+            trimmed: Mutex::default(),
             write_error_limit: unwritten,
         }
     }
@@ -84,6 +108,11 @@ impl Audit {
         registry.gauge("audit_entries", "Approximate number of entries of the audit log", move || {
             Some(audit.count.load(Ordering::Relaxed)).filter(|count| *count != COUNT_UNKNOWN)
         });
+    }
+
+    /// Leaves the targets of an entry that its text shows. It can be found by more of them: see [`target`].
+    pub fn cut_targets(entry: &mut AuditEntry) {
+        target::Target::cut(&mut entry.targets);
     }
 
     pub(crate) fn now(&self) -> jiff::Timestamp {
@@ -151,6 +180,7 @@ impl Audit {
             if count > 0 {
                 self.store.commit(page.rows.into_iter().map(|row| removal(row.id)).collect()).await?;
                 self.count.store(COUNT_UNKNOWN, Ordering::Relaxed);
+                *lock(&self.trimmed) = Trimmed::default();
             }
             if count < BATCH_SIZE {
                 return Ok(());
@@ -158,8 +188,9 @@ impl Audit {
         }
     }
 
-    /// Removes the oldest entries if there are more than `max`. The entry [`TRIMMED`] records how many, and up to which time.
-    /// Does not query the store while the approximate count is within the limit.
+    /// Removes entries if there are more than `max`: the oldest ones that plain accounts can cause, and if the others exceed
+    /// half of `max`, or no others are left, the oldest of those. The entry [`TRIMMED`] records how many, and up to which
+    /// time. Does not query the store while the approximate count is within the limit.
     pub async fn trim_to(&self, max: u64) -> Result<()> {
         if self.count.load(Ordering::Relaxed) == COUNT_UNKNOWN {
             let count = self.entries.count(&[]).await?;
@@ -173,29 +204,72 @@ impl Audit {
         self.count.store(count, Ordering::Relaxed);
         let Some(excess) = count.checked_sub(max).filter(|beyond| *beyond > 0) else { return Ok(()) };
         let mut remaining = excess + max / TRIM_DIVISOR;
+        let surplus = lock(&self.trimmed).passed.saturating_sub(max / 2).min(remaining);
+        if surplus > 0 {
+            self.remove_oldest(surplus).await?;
+            lock(&self.trimmed).passed -= surplus;
+            remaining -= surplus;
+        }
+        let mut is_end = false;
+        while remaining > 0 && !is_end {
+            let after = lock(&self.trimmed).until.clone();
+            let page = self.stored.page(&Query { after, ..oldest() }).await?;
+            is_end = page.next.is_none();
+            let rows = page.items.into_iter().filter(|row| row.id != TRIMMED);
+            let (passed, mut gone): (Vec<_>, Vec<_>) = rows.partition(|row| row.value.is_removed_last);
+            let is_whole = gone.len() as u64 <= remaining;
+            gone.truncate(remaining as usize);
+            remaining -= gone.len() as u64;
+            self.remove_trimmed(gone).await?;
+            let mut trimmed = lock(&self.trimmed);
+            match (is_whole, is_end) {
+                (_, true) => *trimmed = Trimmed::default(),
+                (true, false) => {
+                    *trimmed = Trimmed { until: page.next, passed: trimmed.passed + passed.len() as u64 };
+                }
+                (false, false) => {}
+            }
+        }
+        self.remove_oldest(remaining).await
+    }
+
+    /// Removes this many of the oldest entries, whatever they are.
+    async fn remove_oldest(&self, mut remaining: u64) -> Result<()> {
         while remaining > 0 {
-            let at_once = remaining.min(BATCH_SIZE as u64);
-            let page = self.entries.find(&Query::all().ascending("at").limit(at_once + 1)).await?;
-            let page: Vec<_> = page.into_iter().filter(|row| row.id != TRIMMED).take(at_once as usize).collect();
-            let Some(last) = page.last() else { break };
-            let trimmed_before = self.entries.get(TRIMMED).await?.map_or(0, |known| known.value.count);
-            let trimmed = AuditEntry {
-                id: TRIMMED.to_owned(),
-                at: Time(self.clock.now()),
-                operation: TRIMMED.to_owned(),
-                target: format!("entries up to {}", last.value.at),
-                status: 200,
-                count: trimmed_before + page.len() as u64,
-                ..AuditEntry::default()
-            };
-            let removed = page.len() as u64;
-            let batch: Batch = page.into_iter().map(|row| removal(row.id)).collect();
-            self.store.commit(batch.with(self.entries.upsert(TRIMMED, &trimmed)?)).await?;
-            remaining = remaining.saturating_sub(removed);
-            let _ = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(removed));
+            let mut page = self.stored.find(&oldest()).await?;
+            page.retain(|row| row.id != TRIMMED);
+            page.truncate(remaining as usize);
+            if page.is_empty() {
+                return Ok(());
+            }
+            remaining -= page.len() as u64;
+            self.remove_trimmed(page).await?;
         }
         Ok(())
     }
+
+    async fn remove_trimmed(&self, gone: Vec<Stored<StoredEntry>>) -> Result<()> {
+        let Some(last) = gone.last() else { return Ok(()) };
+        let removed = gone.len() as u64;
+        let known = self.entries.get(TRIMMED).await?.map_or(0, |known| known.value.count);
+        let trimmed = AuditEntry {
+            id: TRIMMED.to_owned(),
+            at: Time(self.clock.now()),
+            operation: TRIMMED.to_owned(),
+            target: format!("entries up to {}", last.value.entry.at),
+            status: 200,
+            count: known + removed,
+            ..AuditEntry::default()
+        };
+        let batch: Batch = gone.into_iter().map(|row| removal(row.id)).collect();
+        self.store.commit(batch.with(self.entries.upsert(TRIMMED, &trimmed)?)).await?;
+        let _ = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(removed));
+        Ok(())
+    }
+}
+
+fn oldest() -> Query {
+    Query::all().ascending("at").limit(BATCH_SIZE as u64)
 }
 
 fn removal(id: String) -> Write {

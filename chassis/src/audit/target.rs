@@ -14,30 +14,58 @@ const MAX_BYTES: usize = 1024;
 pub struct Target {
     pub text: String,
     pub names: Vec<String>,
+    /// The names for which the text had no room, of those to whom the call gives rights over the platform.
+    pub further: Vec<String>,
+    /// Whether it gives such rights.
+    pub gives_rights: bool,
+}
+
+/// Names that belong together.
+#[derive(Default)]
+struct Group<'a> {
+    names: Vec<&'a str>,
+    /// They are given rights over the platform, or rights are taken from them.
+    gives_rights: bool,
+}
+
+impl<'a> From<&'a str> for Group<'a> {
+    fn from(name: &'a str) -> Group<'a> {
+        Group { names: vec![name], gives_rights: false }
+    }
 }
 
 impl Target {
     pub fn of_path<'a>(path: impl IntoIterator<Item = &'a str>) -> Target {
-        Target::of(path.into_iter().map(|name| vec![name]).collect())
+        Target::of(path.into_iter().map(Group::from).collect())
     }
 
     pub fn of_call(row: &Operation, parts: &RequestParts) -> Target {
-        let mut groups: Vec<Vec<&str>> = parts.path.iter().map(|name| vec![name.as_str()]).collect();
+        let mut groups: Vec<Group<'_>> = parts.path.iter().map(|name| name.as_str().into()).collect();
         if let Some(body) = &parts.body {
             let mut named = group_names(row.audit_targets, body);
+            // A delegation names only what it gives, and to whom.
+            let gives_all = row.access.is_privileged() && !row.audit_targets.iter().any(|pointer| says_right(pointer));
+            named.iter_mut().for_each(|group| group.gives_rights |= gives_all);
             // Groups with built-in roles or permissions come first, with the accounts that receive them.
-            named.sort_by_key(|group| !group.iter().any(|name| is_built_in(name)));
+            named.sort_by_key(|group| (!group.gives_rights, !group.names.iter().any(|name| is_built_in(name))));
             groups.append(&mut named);
         }
         Target::of(groups)
     }
 
-    fn of(groups: Vec<Vec<&str>>) -> Target {
+    fn of(groups: Vec<Group<'_>>) -> Target {
         let mut target = Target::default();
         let (mut seen, mut left_out) = (HashSet::new(), 0_usize);
-        for name in groups.into_iter().flatten().filter(|name| !name.is_empty()) {
-            if seen.insert(name) && !target.add(name) {
+        for Group { names, gives_rights } in groups {
+            target.gives_rights |= gives_rights;
+            for name in names.into_iter().filter(|name| !name.is_empty()) {
+                if !seen.insert(name) || target.add(name) {
+                    continue;
+                }
                 left_out += 1;
+                if gives_rights {
+                    target.further.push(indexed(name));
+                }
             }
         }
         if left_out > 0 {
@@ -46,10 +74,20 @@ impl Target {
         target
     }
 
+    /// Cuts the names of an entry to those that its text shows.
+    pub fn cut(names: &mut Vec<String>) {
+        let mut length = 0;
+        let shown = names.iter().take_while(|name| {
+            length += quoted(name).len() + 1;
+            length <= MAX_BYTES + 1
+        });
+        let count = shown.count().max(1);
+        names.truncate(count);
+    }
+
     /// Adds a name and returns whether there was room. The first name is truncated if it is too long.
     fn add(&mut self, name: &str) -> bool {
-        let cut = (0..=name.len().min(MAX_BYTES)).rev().find(|at| name.is_char_boundary(*at)).unwrap_or_default();
-        let name = without_hidden(&name[..cut]);
+        let name = indexed(name);
         let shown = quoted(&name);
         if !self.names.is_empty() && self.text.len() + 1 + shown.len() > MAX_BYTES {
             return false;
@@ -63,6 +101,12 @@ impl Target {
     }
 }
 
+/// A name as it is searched for.
+fn indexed(name: &str) -> String {
+    let cut = (0..=name.len().min(MAX_BYTES)).rev().find(|at| name.is_char_boundary(*at)).unwrap_or_default();
+    without_hidden(&name[..cut])
+}
+
 /// Quotes a name with a space, which would look like two names.
 fn quoted(name: &str) -> String {
     match name.contains([' ', '"']) {
@@ -72,12 +116,12 @@ fn quoted(name: &str) -> String {
 }
 
 /// The strings at these pointers, grouped by list element.
-fn group_names<'a>(pointers: &[&str], body: &'a Value) -> Vec<Vec<&'a str>> {
+fn group_names<'a>(pointers: &[&str], body: &'a Value) -> Vec<Group<'a>> {
     let mut groups = Vec::new();
     let mut lists: Vec<(&str, Vec<&str>)> = Vec::new();
     for pointer in pointers {
         match pointer.split_once("/*") {
-            None => groups.push(body.pointer(pointer).and_then(Value::as_str).into_iter().collect()),
+            None => groups.extend(body.pointer(pointer).and_then(Value::as_str).map(Group::from)),
             Some((list, rest)) => match lists.iter_mut().find(|(known, _)| *known == list) {
                 Some((_, rests)) => rests.push(rest),
                 None => lists.push((list, vec![rest])),
@@ -86,8 +130,13 @@ fn group_names<'a>(pointers: &[&str], body: &'a Value) -> Vec<Vec<&'a str>> {
     }
     for (list, rests) in lists {
         for element in body.pointer(list).and_then(Value::as_array).into_iter().flatten() {
-            let mut group = Vec::new();
-            rests.iter().for_each(|rest| collect(element, rest, &mut group));
+            let mut group = Group::default();
+            for rest in &rests {
+                let known = group.names.len();
+                collect(element, rest, &mut group.names);
+                let said = if rest.is_empty() { list } else { *rest };
+                group.gives_rights |= says_right(said) && group.names[known..].iter().any(|name| is_right(name));
+            }
             groups.push(group);
         }
     }
@@ -103,6 +152,17 @@ fn collect<'a>(value: &'a Value, pointer: &str, found: &mut Vec<&'a str>) {
     for element in value.pointer(before).and_then(Value::as_array).into_iter().flatten() {
         collect(element, after, found);
     }
+}
+
+/// Whether a pointer names what is given, not to whom.
+fn says_right(pointer: &str) -> bool {
+    let pointer = pointer.strip_suffix("/*").unwrap_or(pointer);
+    ["/permission", "/permissionId", "/permissionIds", "/role", "/roleIds"].iter().any(|end| pointer.ends_with(end))
+}
+
+/// Whether this is a right over the platform: a built-in role or permission, other than the roles of organizations.
+fn is_right(name: &str) -> bool {
+    is_built_in(name) && !name.contains('{')
 }
 
 /// Whether this is a built-in role or permission.

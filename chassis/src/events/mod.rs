@@ -27,7 +27,7 @@ use tokio::{
 pub use self::topic::{Subscription, Topic};
 use crate::{
     BoxFuture, Error, Result,
-    service::Requester,
+    fair_semaphore::Requester,
     settings,
     settings::{ByteSize, Interval},
 };

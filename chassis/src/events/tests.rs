@@ -15,7 +15,7 @@ fn seen(path: &str) -> RequestSeen {
 }
 
 fn requester(last: u8) -> Requester {
-    Requester::Address(Ipv4Addr::new(192, 0, 2, last).into())
+    Requester::Network(Ipv4Addr::new(192, 0, 2, last).into())
 }
 
 /// The pieces that are ready, and whether the stream has ended.

@@ -14,6 +14,7 @@ use crate::{
     audit::CallAudit,
     body_reader as bodies,
     budget::{self, Reservation},
+    fair_semaphore::FairPermit,
     headers::DeclaredHeaders,
     idempotency::{self, KeyLookup},
     response,
@@ -151,10 +152,17 @@ impl Inner {
             Access::Public => budget::BudgetClass::Public,
             Access::SignedIn | Access::Needs(_) => budget::BudgetClass::Authenticated,
         };
-        let mut reservation = self.memory.reservation(origin.client_ip, budgeted);
+        let account = admitted.0.as_ref().map(|caller| caller.user_id.clone());
+        let reservation = self.memory.reservation(origin.client_ip, budgeted);
+        let mut reservation = reservation.of_account(account).of_local(origin.is_local);
         let input = self.read(&operation, source, &origin, &mut reservation).await?;
-        if input.needs_reauthorization {
-            // Receiving the body may have taken long, and the caller must be authorized when the work begins.
+        let permit = match &operation.queue {
+            None => None,
+            Some(queue) => Some(queue.acquire(admitted.0.as_ref(), origin.client_ip, origin.is_local).await?),
+        };
+        if input.needs_reauthorization || permit.as_ref().is_some_and(FairPermit::has_waited) {
+            // Receiving the body or waiting may have taken long, and the caller must be authorized when the work begins. The
+            // handler decides the condition of the operation with this caller.
             admitted = self.authorize(row, &origin, &audit, false).await?;
         }
         let (caller, authorization) = admitted;
@@ -187,8 +195,8 @@ impl Inner {
             calls: Some(Calls::new(self.clone(), row, origin.clone())),
         });
         let began = Instant::now();
-        let response = (operation.handler)(context.clone(), parts, authorization).await?;
-        // A list may have waited for a permit, and the caller may have lost its permission meanwhile.
+        let response = (operation.handler)(context.clone(), parts, authorization, permit).await?;
+        // A list may take long, and the caller may have lost its permission meanwhile.
         if row.effect() == Effect::Read && began.elapsed() > RECHECK_AFTER {
             let (_, now) = self.authorize(row, &origin, &audit, false).await?;
             if (authorization, now) == (Authorization::Allowed, Authorization::OwnerOnly) {

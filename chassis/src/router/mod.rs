@@ -35,7 +35,7 @@ use crate::{
     metrics::{CallsInProcess, OperationDurations, Registry, duration_family},
     rate_limit::{Rate, RateLimiter},
     response,
-    service::{BoundOperation, BuiltService, Handler},
+    service::{BoundOperation, BuiltService, Handler, WorkQueue},
 };
 
 pub struct Router {
@@ -87,6 +87,8 @@ struct MountedOperation {
     is_stream: bool,
     /// The status of a success.
     status: StatusCode,
+    /// Where its calls wait for a permit; `None` if they are short.
+    queue: Option<WorkQueue>,
     handler: Handler,
     durations: OperationDurations,
     /// Limits log lines about internal errors, which a client may be able to provoke.
@@ -117,7 +119,7 @@ impl Router {
         let bound = services
             .into_iter()
             .flat_map(|service| service.operations.into_iter().map(move |bound| (service.slug, bound)));
-        for (service, BoundOperation { definition: row, reads_body, status, handler }) in bound {
+        for (service, BoundOperation { definition: row, reads_body, status, queue, handler }) in bound {
             let (durations, faults) =
                 (OperationDurations::new(row.id, &durations), LogLimit::new(30, Duration::from_secs(60)));
             let keys = InputKeys::new(row);
@@ -129,6 +131,7 @@ impl Router {
                 reads_body,
                 is_stream,
                 status,
+                queue,
                 handler,
                 durations,
                 internal_error_limit: faults,

@@ -40,7 +40,7 @@ settings! {
         body_min_rate_grace: Duration = "10s";
         /// Maximum memory held by requests in progress: bodies and responses together.
         max_request_memory: ByteSize = "256MiB";
-        /// Maximum memory held by the requests of one client address (an IPv6 /64 counts as one), loopback excepted.
+        /// Maximum memory held by the requests of one client address (an IPv6 /64 counts as one) or account, loopback excepted.
         max_request_memory_per_address: ByteSize = "64MiB";
         /// Time that a request waits for request memory before it is refused.
         request_memory_wait: Duration = "2s";

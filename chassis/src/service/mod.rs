@@ -1,5 +1,6 @@
 //! A service: handlers bound to operations of the table, and background tasks.
 
+mod long_work;
 mod retry;
 
 use std::{any::Any, future::ready, sync::Arc, time::Duration};
@@ -12,18 +13,19 @@ use openorch_api::{
     events::Event,
     output::{Encoded, Items, LongList},
 };
-use tokio::runtime::Handle;
-use tracing::{Instrument, Span};
 
+pub(crate) use self::long_work::WorkQueue;
+use self::long_work::{LongWork, run_blocking};
 pub use self::retry::retry;
 use crate::{
     Body, BoxFuture, Caller, Error, Result,
     audit::CallAudit,
     events::{EventStreams, Subscription},
-    fair_semaphore::FairSemaphore,
+    fair_semaphore::{FairPermit, Requester},
     forwarded::client_network,
     headers::DeclaredHeaders,
     identity::{AccountDeletionHook, AppDeletionHook, InstancePresence},
+    local::FOREIGN_ON_LOOPBACK,
     response,
     router::Calls,
     routes::UnreachableHook,
@@ -53,6 +55,18 @@ pub struct RequestContext {
     pub calls: Option<Calls>,
     /// The open event streams; a response may add one.
     pub streams: Arc<EventStreams>,
+}
+
+impl RequestContext {
+    /// The address by which sign-ins are counted. Requests that have a loopback address and do not come from a program on
+    /// this machine, from web pages and proxies, are counted together at [`FOREIGN_ON_LOOPBACK`]: they must not use up what
+    /// programs on this machine have.
+    pub fn counted_address(&self) -> std::net::IpAddr {
+        match self.client_ip.is_loopback() && !self.is_local {
+            true => FOREIGN_ON_LOOPBACK,
+            false => self.client_ip,
+        }
+    }
 }
 
 impl<S> Cx<S> {
@@ -86,8 +100,14 @@ impl<S> std::ops::Deref for Cx<S> {
 }
 
 /// Runs one operation: decodes the input, checks the owner or condition where the operation requires it, calls the handler.
+/// Requires a permit of the operation's queue if it has one.
 pub(crate) type Handler = Arc<
-    dyn Fn(Arc<RequestContext>, RequestParts, Authorization) -> BoxFuture<'static, Result<Response<Body>>>
+    dyn Fn(
+            Arc<RequestContext>,
+            RequestParts,
+            Authorization,
+            Option<FairPermit<Requester>>,
+        ) -> BoxFuture<'static, Result<Response<Body>>>
         + Send
         + Sync,
 >;
@@ -106,6 +126,8 @@ pub struct BoundOperation {
     pub(crate) reads_body: bool,
     /// The status of a success.
     pub(crate) status: StatusCode,
+    /// Where its calls wait for a permit; `None` if they are short.
+    pub(crate) queue: Option<WorkQueue>,
     pub(crate) handler: Handler,
 }
 
@@ -119,24 +141,7 @@ pub struct Task {
 pub struct ServiceBuilder<S> {
     state: Arc<S>,
     service: BuiltService,
-    /// Limits the concurrency of long answers and heavy work, fairly by account or client address.
-    long_work: FairSemaphore<Requester>,
-}
-
-/// Key of the limits on long work and streams: an account, or the client network of an unauthenticated request.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Requester {
-    Account(Arc<str>),
-    Address(std::net::IpAddr),
-}
-
-impl Requester {
-    fn of(request: &RequestContext) -> Requester {
-        match &request.caller {
-            Some(caller) => Requester::Account(caller.user_id.clone()),
-            None => Requester::Address(client_network(request.client_ip)),
-        }
-    }
+    long_work: LongWork,
 }
 
 /// A finished service, with its state type erased.
@@ -176,10 +181,8 @@ impl Hooks {
 
 impl<S: Send + Sync + 'static> ServiceBuilder<S> {
     pub fn new(slug: &'static str, state: Arc<S>) -> ServiceBuilder<S> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let long_work = FairSemaphore::new(cores.max(MIN_LONG_WORK_CONCURRENCY));
         let mounted = BuiltService { slug, operations: Vec::new(), tasks: Vec::new(), hooks: Hooks::default() };
-        ServiceBuilder { state, service: mounted, long_work }
+        ServiceBuilder { state, service: mounted, long_work: LongWork::new() }
     }
 
     /// Continues with the state of another part of the service, which the handlers bound next receive.
@@ -238,7 +241,12 @@ impl<S: Send + Sync + 'static> ServiceBuilder<S> {
         let open = move |cx: Cx<S>, input| {
             let handler = handler.clone();
             async move {
-                let slot = cx.request.streams.acquire(Requester::of(&cx.request))?;
+                // Per account, or per client network of an unauthenticated request.
+                let requester = match &cx.request.caller {
+                    Some(caller) => Requester::Account(caller.user_id.clone()),
+                    None => Requester::Network(client_network(cx.request.client_ip)),
+                };
+                let slot = cx.request.streams.acquire(requester)?;
                 Ok(handler(cx, input).await?.into_events(slot))
             }
         };
@@ -336,9 +344,8 @@ impl<S: Send + Sync + 'static> ServiceBuilder<S> {
         assert!(!is_keyed || row.audited && is_authorized_by_router(row), "repeats of `{}` cannot be keyed", row.id);
         let status = StatusCode::from_u16(answer.status);
         let status = status.unwrap_or_else(|_| panic!("the status of `{}`: {}", row.id, answer.status));
-        let long_work = (row.long_response || row.heavy).then(|| self.long_work.clone());
-        let run: Handler = Arc::new(move |request, mut parts, verdict| {
-            let asker = Requester::of(&request);
+        let queue = self.long_work.queue(row);
+        let run: Handler = Arc::new(move |request, mut parts, verdict, permit| {
             let cx = Cx { state: state.clone(), request };
             let (decide, handler, checker) = (decide.clone(), handler.clone(), checker.clone());
             let work = async move {
@@ -355,12 +362,18 @@ impl<S: Send + Sync + 'static> ServiceBuilder<S> {
                 let output = handler(cx, input).await?;
                 Ok(response::success(status, (answer.encode)(output).map_err(Error::internal)?))
             };
-            match long_work.clone() {
+            match permit {
                 None => Box::pin(work),
-                Some(turns) => Box::pin(run_blocking(turns, asker, work)),
+                Some(permit) => Box::pin(run_blocking(permit, work)),
             }
         });
-        self.service.operations.push(BoundOperation { definition: row, reads_body: I::HAS_BODY, status, handler: run });
+        self.service.operations.push(BoundOperation {
+            definition: row,
+            reads_body: I::HAS_BODY,
+            status,
+            queue,
+            handler: run,
+        });
         self
     }
 
@@ -432,25 +445,6 @@ impl<S: Send + Sync + 'static> ServiceBuilder<S> {
     pub fn build(self) -> BuiltService {
         self.service
     }
-}
-
-/// Minimum concurrency of long work: a task that waits for the store must not delay all others.
-const MIN_LONG_WORK_CONCURRENCY: usize = 4;
-
-/// Runs the work on a blocking thread, once it has a permit.
-async fn run_blocking<T: Send + 'static>(
-    turns: FairSemaphore<Requester>,
-    asker: Requester,
-    work: impl Future<Output = Result<T>> + Send + 'static,
-) -> Result<T> {
-    let permit = turns.acquire(asker).await;
-    let (runtime, work) = (Handle::current(), work.instrument(Span::current()));
-    // The permit is released when the work ends, even if its future was dropped before.
-    let work = async move {
-        let _turn = permit;
-        work.await
-    };
-    tokio::task::spawn_blocking(move || runtime.block_on(work)).await.map_err(Error::internal)?
 }
 
 /// How a handler's return value is encoded as a response.
@@ -553,12 +547,10 @@ mod long_answer_tests {
             audit: CallAudit::NONE,
             streams: Arc::default(),
         };
-        let handler = service.build().operations[0].handler.clone();
-        let answer = handler(
-            Arc::new(request),
-            RequestParts { path: vec![], query: vec![], body: None },
-            Authorization::Allowed,
-        );
+        let BoundOperation { queue, handler, .. } = service.build().operations.remove(0);
+        let permit = queue.unwrap().acquire(None, request.client_ip, true).await.unwrap();
+        let parts = RequestParts { path: vec![], query: vec![], body: None };
+        let answer = handler(Arc::new(request), parts, Authorization::Allowed, Some(permit));
         let answer = tokio::spawn(answer);
         tokio::task::yield_now().await;
         send.send(()).unwrap();

@@ -27,6 +27,9 @@ use super::{
     rows::{INSTANCES, InstanceRow, ServiceRow},
 };
 
+/// The last quarter of all instances is for accounts that have fewer than this many, so that some accounts that have as many
+/// as they may do not keep the services of all others out.
+const FEW_INSTANCES: u64 = 4;
 /// Maximum number of characters of an instance's URL in the log.
 const MAX_LOGGED_URL: usize = 200;
 
@@ -262,21 +265,28 @@ impl Registry {
     /// Counts stored instances, not cached ones: of concurrent registrations the batch admits only those within the
     /// quota, and the others are checked here again.
     async fn check_quota(&self, caller: &Caller) -> Result<()> {
+        if caller.is_admin() {
+            return Ok(());
+        }
         let max = self.settings.max_instances_per_account;
-        if !caller.is_admin() && self.instances.count(&owned_by(caller)).await? >= max as u64 {
+        let own = self.instances.count(&owned_by(caller)).await?;
+        if own >= max as u64 {
             return Err(Error::new(
                 &TOO_MANY_INSTANCES,
                 format!("`{}` has {max} instances, the maximum per account; remove some", caller.slug),
             ));
         }
         // Concurrent registrations may exceed this limit slightly, which is acceptable.
-        let max_total = self.settings.max_instances;
-        if !caller.is_admin() && self.cache.count() >= max_total {
+        let max_total = match own < FEW_INSTANCES {
+            true => self.settings.max_instances,
+            false => self.settings.max_instances / 4 * 3,
+        };
+        if self.cache.count() >= max_total {
             return Err(Error::new(
                 &REGISTRY_FULL,
                 format!(
-                    "there are {max_total} instances, the maximum; have an operator remove some or raise \
-                 OPENORCH_REGISTRY_MAX_INSTANCES"
+                    "there are {max_total} instances, the maximum for an account that has {own}; have an operator remove some or \
+                     raise OPENORCH_REGISTRY_MAX_INSTANCES"
                 ),
             ));
         }

@@ -7,7 +7,10 @@ use openorch_api::{
     audit::AuditEntry,
     user::{ListAuditRequest, ListAuditResponse},
 };
-use openorch_chassis::{Cx, Error, Platform, Result, audit::ENTRIES};
+use openorch_chassis::{
+    Cx, Error, Platform, Result,
+    audit::{Audit, ENTRIES},
+};
 use openorch_store::{Cursor, Filter, Query, Table};
 
 use crate::user::shared::{accounts::Accounts, settings::AuditSettings};
@@ -31,7 +34,11 @@ pub async fn list(cx: Cx<AuditLog>, Body(request): Body<ListAuditRequest>) -> Re
     let (mut found, mut has_more, mut most) = (Vec::new(), false, usize::MAX);
     for query in queries(request, is_id)? {
         let page = cx.entries.page(&query).await?;
-        found.extend(page.items.into_iter().map(|row| row.value));
+        found.extend(page.items.into_iter().map(|row| {
+            let mut entry = row.value;
+            Audit::cut_targets(&mut entry);
+            entry
+        }));
         most = query.limit.map_or(most, |limit| limit as usize);
         has_more |= page.next.is_some();
     }

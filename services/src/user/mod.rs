@@ -3,7 +3,7 @@
 //!
 //! Imports go one way, `directory` → `authn` → `authz` → `shared`, and files do not import each other in cycles. Each
 //! directory has a `state.rs` with the state of its handlers and a `rows.rs` with its stored rows; `state.rs`,
-//! `seed.rs` and this file combine the parts. `daemon/tests/it/tidy.rs` enforces this.
+//! `seed.rs` and this file combine the parts. `daemon/tests/it/tidy/mod.rs` enforces this.
 
 mod audit;
 mod authn;

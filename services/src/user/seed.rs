@@ -10,7 +10,7 @@ use std::{
 };
 
 use openorch_api::{Time, role};
-use openorch_chassis::{Platform, service::Hooks};
+use openorch_chassis::{Platform, rate_limit::Rate, service::Hooks};
 use openorch_store::{Batch, Query, Store, Table};
 
 use crate::user::{
@@ -122,7 +122,9 @@ pub async fn open(
         platform: platform.clone(),
     });
     let registration = settings.registration(loopback_only);
-    let directory = Directory::new(commits.clone(), authn.clone(), registration, hooks);
+    let most = settings.max_registrations_per_network;
+    let registrations = Rate { per_second: most, burst: most };
+    let directory = Directory::new(commits.clone(), authn.clone(), registration, registrations, hooks);
     Ok(Arc::new(Users {
         audit: Arc::new(AuditLog::new(platform, accounts)?),
         clock_grace: Arc::new(ClockGrace::open(platform).await?),

@@ -144,7 +144,8 @@ impl Calls {
     async fn collect_body(&self, row: &Operation, response: Response<Body>, max_bytes: usize) -> Result<Answer> {
         let reads = row.effect() == Effect::Read;
         let (head, mut body) = response.into_parts();
-        let mut reservation = self.inner.memory.reservation(self.origin.client_ip, budget::BudgetClass::Authenticated);
+        let reservation = self.inner.memory.reservation(self.origin.client_ip, budget::BudgetClass::Authenticated);
+        let mut reservation = reservation.of_local(self.origin.is_local);
         let mut bytes = Vec::new();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(Error::internal)?.into_data() else { continue };

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     apps::enroll,
-    support::{Daemon, id_of, status, token_of},
+    support::{Answer, Daemon, id_of, status, token_of},
 };
 
 const ADMIN: &str = "user-svc:admin";
@@ -364,4 +364,46 @@ async fn w166_an_account_with_a_role_that_is_deleted_meanwhile_is_refused_and_no
     assert!(refused.status == 400 && refused.error().contains("no role"), "{}", refused.text);
     drop(sign_ins);
     assert_eq!(daemon.login("ghost", "pass", "").await.status, 400);
+}
+
+async fn calls(daemon: &Daemon, token: &str, calls: Vec<Value>) -> Answer {
+    daemon.call("POST", "/platform-svc/calls", token, json!({ "calls": calls })).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w174_an_account_that_changes_all_the_time_is_deleted_nevertheless() {
+    let daemon =
+        Daemon::with_flags(&["--api-max-writes-per-account", "1000000", "--api-max-writes-burst", "1000000"]).await;
+    let daemon = Arc::new(daemon);
+    let (eve, pal, admin) = (daemon.register("eve").await, daemon.register("pal").await, daemon.admin().await);
+    // Its organizations make the deletion take longer than the next change of it.
+    for part in 0..10 {
+        let found = (0..20).map(
+            |n| json!({ "operation": "createOrganization", "input": { "id": format!("org-{part}-{n}"), "name": "O" } }),
+        );
+        assert_eq!(calls(&daemon, &eve, found.collect()).await.status, 200);
+    }
+    assert_eq!(status(&daemon, "POST", "/user-svc/role", &pal, json!({ "id": "pal:r", "name": "R" })).await, 200);
+    let id = id_of(&eve);
+    let give = json!({ "operation": "saveEnrolls", "input": { "enrolls": [{ "userId": id, "role": "pal:r" }] } });
+    let take = json!({ "operation": "deleteEnroll", "input": { "enrollId": format!("unnamed:{id}:pal:r") } });
+    let names = |name: &str| json!({ "operation": "saveSelf", "input": { "name": name } });
+    let mut others = JoinSet::new();
+    for (token, pair) in [(&eve, [names("a"), names("b")]), (&eve, [names("c"), names("d")]), (&pal, [give, take])] {
+        let (daemon, token) = (daemon.clone(), token.clone());
+        let batch: Vec<Value> = pair.iter().cycle().take(20).cloned().collect();
+        others.spawn(async move {
+            loop {
+                calls(&daemon, &token, batch.clone()).await;
+            }
+        });
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let deleted = daemon.call("DELETE", &format!("/user-svc/user/{id}"), &admin, Value::Null).await;
+    assert_eq!(deleted.status, 200, "{}", deleted.text);
+    others.shutdown().await;
+    assert_eq!(status(&daemon, "POST", "/user-svc/self", &eve, Value::Null).await, 401);
+    assert_eq!(enroll(&daemon, &pal, &json!(id), "pal:r", "").await.status, 404);
+    let left = daemon.call("POST", "/user-svc/organizations", &admin, json!({})).await;
+    assert!(!left.text.contains("org-0-0"), "its organizations are gone: {}", left.text);
 }

@@ -22,3 +22,4 @@ mod resources;
 mod rights;
 mod sessions;
 mod traces;
+mod turns;

@@ -155,3 +155,37 @@ async fn w163_strangers_from_very_many_networks_keep_nobody_out_who_is_known_or_
     let refused = answers.iter().filter(|answer| answer.status == 429).count();
     assert!(refused > 100, "the flood exceeds the capacity: {refused}");
 }
+
+#[tokio::test]
+async fn w175_what_a_page_or_a_proxy_on_the_machine_guesses_keeps_no_program_on_it_out() {
+    let daemon = open_daemon(&[]).await;
+    daemon.register("shop-svc").await;
+    let fresh = json!({ "user": { "slug": "fresh-svc", "name": "F" }, "password": STRONG });
+    assert_eq!(
+        daemon
+            .call("POST", "/user-svc/user", &token_of(&daemon.login("openorch", STRONG, "a").await), fresh)
+            .await
+            .status,
+        200
+    );
+    for headers in [[("origin", "https://evil.example")], [("x-forwarded-for", "203.0.113.9")]] {
+        let guess = async |body: Value| {
+            let body = body.to_string().into_bytes();
+            daemon.send("POST", "/user-svc/login", "", body, &headers).await.status.as_u16()
+        };
+        let mut statuses = Vec::new();
+        for n in 0..8 {
+            for slug in ["openorch", "shop-svc"] {
+                statuses.push(guess(json!({ "slug": slug, "password": format!("wrong {n}") })).await);
+            }
+        }
+        assert!(statuses.contains(&429), "they are throttled: {statuses:?}");
+        for n in 0..60 {
+            guess(json!({ "contact": { "value": format!("{n}@example.org") }, "password": "wrong" })).await;
+        }
+    }
+    for (slug, password) in [("openorch", STRONG), ("shop-svc", "pass"), ("fresh-svc", STRONG)] {
+        let answer = daemon.login(slug, password, "host").await;
+        assert_eq!(answer.status, 200, "{slug}: {}", answer.text);
+    }
+}

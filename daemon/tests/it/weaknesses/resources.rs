@@ -33,9 +33,13 @@ async fn metric(daemon: &Daemon, admin: &str, name: &str) -> u64 {
 
 /// A request of which only the first part of the body is sent.
 async fn start_upload(daemon: &Daemon, headers: &str, announced: usize, sent: usize) -> TcpStream {
+    start_upload_to(daemon, "/user-svc/register", headers, announced, sent).await
+}
+
+async fn start_upload_to(daemon: &Daemon, path: &str, headers: &str, announced: usize, sent: usize) -> TcpStream {
     let mut stream = TcpStream::connect(daemon.url.trim_start_matches("http://")).await.unwrap();
     let head = format!(
-        "POST /user-svc/register HTTP/1.1\r\nhost: localhost\r\n{headers}content-length: {announced}\r\n\r\n{}",
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\n{headers}content-length: {announced}\r\n\r\n{}",
         " ".repeat(sent)
     );
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -347,4 +351,65 @@ async fn w157_the_networks_that_an_app_blocks_have_a_bound_also_where_many_are_s
     let mut statuses = saving.join_all().await;
     statuses.sort_unstable();
     assert_eq!(statuses, [[200; 10].as_slice(), &[409; 4]].concat());
+}
+
+/// A daemon behind a proxy on loopback, with little request memory.
+async fn with_memory(total: &str, of_address: &str) -> Daemon {
+    Daemon::with(&[
+        "--api-max-request-memory",
+        total,
+        "--api-max-request-memory-per-address",
+        of_address,
+        "--api-request-memory-wait",
+        "50ms",
+        "--trusted-proxies",
+        "127.0.0.0/8",
+    ])
+    .await
+}
+
+#[tokio::test]
+async fn w168_bodies_of_accounts_that_trickle_in_leave_memory_for_sign_ins() {
+    let daemon = with_memory("2000000", "1000000").await;
+    let admin = daemon.admin().await;
+    let (mut accounts, mut held) = (Vec::new(), Vec::new());
+    for n in 0..7 {
+        accounts.push(daemon.register(&format!("slow-{n}")).await);
+    }
+    for (n, account) in accounts.iter().enumerate() {
+        let headers = format!("x-forwarded-for: 192.0.2.{n}\r\nauthorization: Bearer {account}\r\n");
+        // Each holds 256 KiB, since the capacity is doubled.
+        held.push(start_upload_to(&daemon, "/user-svc/self", &headers, 1_000_000, 200_000).await);
+    }
+    let all_came = || async {
+        let of = async |name: &str| metric(&daemon, &admin, name).await;
+        of("openorch_request_memory_refused_total").await >= 4 || of("openorch_request_memory_bytes").await > 1_800_000
+    };
+    daemon.until("all bodies hold memory or are refused", all_came).await;
+    let sign_in = json!({ "slug": "slow-0", "password": "pass" }).to_string().into_bytes();
+    // The password is right, but too weak for others than programs on this machine.
+    for (headers, status) in [(&[("x-forwarded-for", "192.0.2.9")][..], 403), (&[], 200)] {
+        let signed_in = daemon.send("POST", "/user-svc/login", "", sign_in.clone(), headers).await;
+        assert_eq!(signed_in.status, status, "{}", signed_in.text);
+    }
+    drop(held);
+    let is_free = || async { metric(&daemon, &admin, "openorch_request_memory_bytes").await == 0 };
+    daemon.until("the memory is released", is_free).await;
+}
+
+#[tokio::test]
+async fn w169_an_account_has_one_share_of_the_request_memory_at_all_its_addresses() {
+    let daemon = with_memory("8000000", "600000").await;
+    let (admin, ann, bob) = (daemon.admin().await, daemon.register("ann").await, daemon.register("bob").await);
+    let headers = format!("x-forwarded-for: 192.0.2.1\r\nauthorization: Bearer {ann}\r\n");
+    let _held = start_upload_to(&daemon, "/user-svc/self", &headers, 1_000_000, 300_000).await;
+    let holds = || async { metric(&daemon, &admin, "openorch_request_memory_bytes").await >= 300_000 };
+    daemon.until("the body holds memory", holds).await;
+    let send = async |token: &str| {
+        let headers = [("x-forwarded-for", "192.0.2.2")];
+        daemon.send("POST", "/user-svc/self", token, vec![b' '; 400_000], &headers).await
+    };
+    let refused = send(&ann).await;
+    assert!(refused.status == 503 && refused.error().contains("of the account"), "{}", refused.text);
+    assert_eq!(send(&bob).await.status, 200);
 }

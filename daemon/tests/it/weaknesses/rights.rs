@@ -3,7 +3,10 @@
 use openorch_api::{Method, op::Effect};
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, has_permission, id_of, status, token_of};
+use crate::{
+    apps::{HOST, enroll, make_app},
+    support::{Daemon, has_permission, id_of, status, token_of},
+};
 
 /// Ids that the account `bob` must not use, and some that no account can.
 const FOREIGN: [&str; 10] =
@@ -241,4 +244,33 @@ async fn w23_no_get_changes_anything() {
     }
     assert_eq!(commits().await, before, "nothing was written");
     assert_eq!(status(&daemon, "POST", "/user-svc/user/by-token", &ann, Value::Null).await, 200);
+}
+
+#[tokio::test]
+async fn w177_who_may_save_grants_in_one_app_widens_none_that_counts_in_all() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    make_app(&daemon, &admin, HOST).await;
+    let (gina, evil) = (daemon.register("gina").await, daemon.register("evil").await);
+    let role = json!({ "id": "openorch:granter", "name": "G", "permissionIds": ["user-svc:grant:create"] });
+    assert_eq!(status(&daemon, "POST", "/user-svc/role", &admin, role).await, 200);
+    let everywhere = enroll(&daemon, &admin, &json!(id_of(&gina)), "openorch:granter", "*").await.json();
+    let save = async |token: &str, slugs: &[&str]| {
+        let grant = json!({ "id": "gina:g", "permissionId": "user-svc:audit:view", "slugs": slugs });
+        daemon.call("PUT", "/user-svc/grants", token, json!({ "grants": [grant] })).await
+    };
+    assert_eq!(save(&gina, &["gina"]).await.status, 200);
+    let path = format!("/user-svc/enroll/{}", everywhere["enrolls"][0]["id"].as_str().unwrap());
+    assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
+    assert_eq!(enroll(&daemon, &admin, &json!(id_of(&gina)), "openorch:granter", HOST).await.status, 200);
+    let in_shop = json!({ "newAppHost": HOST });
+    let in_shop = token_of(&daemon.call("PUT", "/user-svc/token/exchange", &gina, in_shop).await);
+    let refused = save(&in_shop, &["gina", "evil"]).await;
+    assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (403, &json!("access.permission_missing")));
+    assert!(
+        !has_permission(&daemon, &evil, "user-svc:audit:view").await
+            && has_permission(&daemon, &gina, "user-svc:audit:view").await
+    );
+    assert_eq!(enroll(&daemon, &admin, &json!(id_of(&gina)), "openorch:granter", "*").await.status, 200);
+    assert_eq!(save(&in_shop, &["gina", "evil"]).await.status, 200, "with the right in all apps");
 }

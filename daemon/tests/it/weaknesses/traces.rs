@@ -347,3 +347,60 @@ async fn w161_an_address_that_carries_that_of_a_proxy_is_not_the_proxy() {
     }
     assert_eq!(daemon.login("openorch", "another one", "host").await.status, 200);
 }
+
+#[tokio::test]
+async fn w176_what_gives_rights_goes_last_from_a_log_that_others_fill() {
+    let daemon = Daemon::with_flags(&["--audit-max-entries", "40"]).await;
+    let (eve, mole, admin) = (daemon.register("eve").await, daemon.register("mole").await, daemon.admin().await);
+    let enrolls = json!({ "enrolls": [{ "userId": id_of(&mole), "role": "user-svc:admin" }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &admin, enrolls).await, 200);
+    let all = json!({ "limit": 1000 });
+    let given = json!({ "operation": "saveEnrolls", "target": "user-svc:admin" });
+    let fill = async |token: &str, round: usize| {
+        for n in 0..60 {
+            daemon.clock.advance(1);
+            let name = json!({ "name": format!("{round} {n}") });
+            assert_eq!(status(&daemon, "PUT", "/user-svc/self", token, name).await, 200);
+        }
+        daemon.until("the log is trimmed", async || audit(&daemon, &admin, all.clone()).await.len() <= 41).await;
+    };
+    for round in 0..3 {
+        fill(&eve, round).await;
+        assert_eq!(audit(&daemon, &admin, given.clone()).await.len(), 1);
+    }
+    // Entries of admins have a bound as well.
+    fill(&admin, 3).await;
+    fill(&admin, 4).await;
+    assert!(audit(&daemon, &admin, given).await.is_empty());
+}
+
+#[tokio::test]
+async fn w178_whoever_is_given_a_right_among_many_is_found_in_the_log() {
+    let daemon = Daemon::start().await;
+    let (giver, admin) = (daemon.register("giver").await, daemon.admin().await);
+    let may = json!({ "grants": [
+        { "permissionId": "user-svc:grant:create", "slugs": ["giver"] },
+        { "permissionId": "user-svc:delegation:edit", "slugs": ["giver"] }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &admin, may).await, 200);
+    let behind_decoys = |name: &str| -> Vec<String> {
+        (0..300).map(|n| format!("aa-decoy-{n:03}-with-a-long-slug")).chain([name.to_owned()]).collect()
+    };
+    let slugs = behind_decoys("the-mole");
+    let grant = json!({ "grants": [{ "permissionId": "user-svc:audit:view", "slugs": slugs }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &giver, grant.clone()).await, 200);
+    let permit = json!({ "permits": [{ "permission": "user-svc:audit:view", "roles": slugs.clone() }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &admin, permit).await, 200);
+    let delegation = json!({ "slug": "giver", "operations": ["getRoles"], "services": slugs });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &giver, delegation).await, 200);
+    for operation in ["saveGrants", "savePermits", "saveDelegation"] {
+        let found = audit(&daemon, &admin, json!({ "operation": operation, "target": "the-mole" })).await;
+        assert_eq!(found.len(), 1, "{operation}");
+        let (text, names) = (found[0]["target"].as_str().unwrap(), found[0]["targets"].as_array().unwrap());
+        assert!(text.len() < 1100 && text.ends_with(" more") && names.len() < 60, "{operation}: {text}");
+    }
+    // What is refused, and what gives no right over the platform, is not worth so many names.
+    assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &daemon.register("eve").await, grant).await, 403);
+    let own = json!({ "permits": [{ "permission": "giver:x", "slugs": behind_decoys("zz-last"), "roles": ["user-svc:admin"] }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &giver, own).await, 200);
+    assert!(audit(&daemon, &admin, json!({ "target": "zz-last" })).await.is_empty());
+}

@@ -32,6 +32,7 @@ pub async fn login(cx: Cx<Authn>, Body(request): Body<LoginRequest>) -> Result<J
         app: &cx.authz.app_of_host(&request.app_host)?,
         device: device_of(request.device.as_deref()),
         exchanged_from: None,
+        client_ip: cx.request.client_ip,
     };
     let slug = request.slug.unwrap_or_default();
     let contact = request.contact.unwrap_or_default();
@@ -53,7 +54,7 @@ pub async fn login(cx: Cx<Authn>, Body(request): Body<LoginRequest>) -> Result<J
             (Some(id.clone()), id)
         };
         let user_id = account.as_deref().unwrap_or_default();
-        let address = cx.request.client_ip;
+        let address = cx.request.counted_address();
         let guess =
             PasswordAttempt { password: &password, throttle_key: &counted_as, user_id, address, is_signed_in: false };
         cx.sign_in_by_password(&cx.request, &guess, &place).await?
@@ -91,7 +92,8 @@ pub async fn exchange(cx: Cx<Authn>, Body(request): Body<ExchangeTokenRequest>) 
             ));
         }
         let device = device.clone().unwrap_or_else(|| derived_device(&from.device, &from.app));
-        let slot = SessionSlot { app: &app, device: device_of(Some(&device)), exchanged_from: Some(&from) };
+        let (device, client_ip) = (device_of(Some(&device)), cx.request.client_ip);
+        let slot = SessionSlot { app: &app, device, exchanged_from: Some(&from), client_ip };
         let account = cx.authz.require_account(&caller.user_id).await?;
         let origin_exists = Batch::new().require(Guard::Exists { collection: SESSIONS.name, id: from.id.clone() });
         cx.open_session(&cx.request.audit, &account, &slot, origin_exists).await
@@ -153,7 +155,7 @@ impl Authn {
             Ok((self.open_session(&request.audit, &account, place, used).await?, account.id.clone()))
         })
         .await?;
-        self.passwords.store_address(&user_id, &throttle_key(&contact.value), request.client_ip).await;
+        self.passwords.store_address(&user_id, &throttle_key(&contact.value), request.counted_address()).await;
         Ok(token)
     }
 }

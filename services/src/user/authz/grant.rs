@@ -5,6 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use openorch_api::{
     Body, Json, Path,
+    error::access,
     user::{
         Empty, GRANT_CREATE, GrantId, ListGrantsRequest, ListGrantsResponse, ListPermitsRequest, ListPermitsResponse,
         SaveGrantsRequest, SavePermitsRequest, errors,
@@ -110,6 +111,18 @@ async fn save_all(cx: &Cx<Authz>, mut wanted: Vec<GrantInput>) -> Result<Json<Em
             (one, row, content)
         })
         .collect();
+    if usage::is_limited(caller) {
+        // Before the rules are locked too: a change that is only refused at its end holds up those of others.
+        let rules = cx.rules();
+        let (has, mut saved) = (rules.usage(&caller.user_id), HashSet::new());
+        let mut adds =
+            |one: &GrantInput, row: &GrantRow, content: &GrantDigest| match row_to_replace(&rules, caller, &one.id) {
+                Some(before) => usage::name_count(row) > usage::name_count(before),
+                None => !has.has_grant(content) && saved.insert(*content),
+            };
+        let added = fresh.iter().filter(|(one, row, content)| adds(one, row, content)).map(|(_, row, _)| row);
+        usage::check_new_grants(added, &cx.limits)?;
+    }
     cx.change_rules_of(cx, |rules| {
         let mut changes = Vec::new();
         let has = rules.usage(&caller.user_id);
@@ -117,7 +130,19 @@ async fn save_all(cx: &Cx<Authz>, mut wanted: Vec<GrantInput>) -> Result<Json<Em
         for (one, row, content) in fresh {
             one.app.as_deref().map_or(Ok(None), |app| cx.require_app(app))?;
             match row_to_replace(rules, caller, &one.id) {
-                Some(before) => changes.push(Change::SaveGrant(merged_row(before, one, row))),
+                Some(before) => {
+                    let names_app = one.app.is_some();
+                    let row = merged_row(before, one, row);
+                    // A grant keeps its app, which may be another than that in which the caller may save grants.
+                    if !(names_app || may_everywhere || *row.app == *caller.app) {
+                        let there = own.caller_in(&row.app);
+                        if !rules.allow(&there, GRANT_CREATE.id) {
+                            return Err(counts_elsewhere(&row));
+                        }
+                        cx.request.audit.require_permission_guards(rules.permission_guards(&there, GRANT_CREATE.id));
+                    }
+                    changes.push(Change::SaveGrant(row));
+                }
                 // A service saves the same permits at every start.
                 None if has.has_grant(&content) || !saved.insert(content) => {}
                 // An admin may have saved one under an id with the caller's slug.
@@ -167,6 +192,18 @@ fn merged_row(before: &GrantRow, one: GrantInput, row: GrantRow) -> GrantRow {
         owner_id: before.owner_id.clone(),
         ..row
     }
+}
+
+fn counts_elsewhere(row: &GrantRow) -> Error {
+    Error::new(
+        &access::PERMISSION_MISSING,
+        format!(
+            "the grant `{}` counts in other apps than yours, where you lack the permission `{}`: save one under another id, \
+             delete this one, or ask an admin",
+            quote(&row.id),
+            GRANT_CREATE.id
+        ),
+    )
 }
 
 /// The id of a grant with a chosen id. Except for admins, it is prefixed with the account's slug, so that no account

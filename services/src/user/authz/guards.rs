@@ -8,13 +8,18 @@ use crate::user::{
         roles::assignable::is_under_own_slug,
         rows::{ROLE_LINKS, RoleLinkRow, app_of},
     },
-    shared::rows::{ALL_APPS, DEFAULT_APP, USERS},
+    shared::rows::{ALL_APPS, DEFAULT_APP, TOMBSTONES, USERS, id_tombstone},
 };
 
 /// The assigner still exists, and is still an admin if it acts as one.
 pub fn assigner_guards(assigner: &Caller) -> Batch {
     let batch = Batch::new().require(Guard::Exists { collection: USERS.name, id: assigner.user_id.to_string() });
     admin_guard(assigner).into_iter().fold(batch, Batch::require)
+}
+
+/// The account is not being deleted.
+pub fn is_not_being_deleted(user_id: &str) -> Guard {
+    Guard::Absent { collection: TOMBSTONES.name, id: id_tombstone(user_id) }
 }
 
 /// A caller that acts as an admin is still one.

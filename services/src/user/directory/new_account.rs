@@ -13,7 +13,7 @@ use crate::user::{
     },
     shared::{
         quote::quote,
-        rows::{CONTACTS, TOMBSTONES, UserRow},
+        rows::{CONTACTS, TOMBSTONES, UserRow, id_tombstone},
     },
 };
 
@@ -104,9 +104,4 @@ impl Directory {
 
 pub fn no_such_role(id: &str) -> Error {
     Error::invalid(format!("some roles are not found: there is no role `{}`", quote(id)))
-}
-
-/// The id of the tombstone of an account id. Slugs contain no colon.
-pub fn id_tombstone(id: &str) -> String {
-    format!("account:{id}")
 }

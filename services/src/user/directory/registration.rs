@@ -1,12 +1,19 @@
 //! Registration: accounts that users create for themselves.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
 use openorch_api::{
     Body, Json, Slug,
     user::{ContactInput, RegisterRequest, RegisterResponse, errors},
 };
-use openorch_chassis::{Cx, Error, Result, service::retry};
+use openorch_chassis::{
+    Cx, Error, Result,
+    service::{RequestContext, retry},
+};
 use openorch_store::Batch;
 
 use crate::user::{
@@ -36,11 +43,11 @@ pub async fn register(cx: Cx<Directory>, Body(request): Body<RegisterRequest>) -
     let invitation = request.invitation.as_deref().filter(|code| !code.is_empty());
     cx.authn.passwords.check_new_password(&password, cx.request.is_local)?;
     cx.check_slug_is_free(&slug).await?;
-    let mut roles = cx.initial_roles(&app, invitation, cx.request.is_local).await?;
+    let mut roles = cx.initial_roles(&app, invitation, &cx.request).await?;
     roles.sort();
     roles.dedup();
     let password =
-        cx.authn.passwords.hash_password(&password, false, Purpose::Registration, cx.request.client_ip).await?;
+        cx.authn.passwords.hash_password(&password, false, Purpose::Registration, cx.request.counted_address()).await?;
 
     let now = cx.now();
     let search_prefixes = search_prefixes(slug.as_str(), &name);
@@ -58,7 +65,7 @@ pub async fn register(cx: Cx<Directory>, Body(request): Body<RegisterRequest>) -
     };
     let links: Vec<RoleLinkRow> = roles.iter().map(|role| RoleLinkRow::new(&app, &user.id, role, now)).collect();
     let account = Account::new(&user, &links);
-    let place = SessionSlot { app: &app, device, exchanged_from: None };
+    let place = SessionSlot { app: &app, device, exchanged_from: None, client_ip: cx.request.client_ip };
     let token = retry(|| async {
         let mut user = user.clone();
         let batch =
@@ -107,7 +114,12 @@ impl Directory {
     }
 
     /// The roles of a new account; fails if registration is not permitted.
-    async fn initial_roles(&self, app: &str, invitation: Option<&str>, from_this_machine: bool) -> Result<Vec<String>> {
+    async fn initial_roles(
+        &self,
+        app: &str,
+        invitation: Option<&str>,
+        request: &RequestContext,
+    ) -> Result<Vec<String>> {
         match (self.registration, invitation) {
             (Registration::Closed, _) => Err(Error::new(
                 &errors::REGISTRATION_CLOSED,
@@ -118,12 +130,41 @@ impl Directory {
                 &errors::INVITATION_REQUIRED,
                 "registration is by invitation: ask an admin for one and send its code as `invitation`",
             )),
-            (Registration::OnThisMachine, None) if !from_this_machine => Err(Error::new(
+            (Registration::OnThisMachine, None) if !request.is_local => Err(Error::new(
                 &errors::REGISTRATION_LOCAL_ONLY,
                 "registration is open to programs on this machine, and this request comes from a web page, through a proxy \
                  or for another host; an operator can open it to others with OPENORCH_REGISTRATION=open or invite",
             )),
-            (Registration::Open | Registration::OnThisMachine, None) => Ok(vec![openorch_api::role::USER.to_owned()]),
+            (Registration::Open | Registration::OnThisMachine, None) => {
+                self.count_registration(request)?;
+                Ok(vec![openorch_api::role::USER.to_owned()])
+            }
         }
+    }
+
+    /// Limits the accounts that a network registers, since what an account may have is limited by account.
+    fn count_registration(&self, request: &RequestContext) -> Result<()> {
+        if request.is_local {
+            return Ok(());
+        }
+        // A customer may have a /48.
+        let network = match request.counted_address().to_canonical() {
+            IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 80 << 80).into(),
+            address => address,
+        };
+        let hour = Duration::from_secs(3600);
+        let now = self.now().0.as_microsecond() / hour.as_secs() as i64;
+        self.registrations.try_acquire(&network, now).map_err(|wait| {
+            let seconds = wait.saturating_mul(hour.as_secs() as u32).as_secs() as i64 + 1;
+            Error::new(
+                &errors::TOO_MANY_REGISTRATIONS,
+                format!(
+                    "{} accounts were registered from your network within an hour, the maximum; try again in {seconds} s, or \
+                     have an operator raise OPENORCH_USER_MAX_REGISTRATIONS_PER_NETWORK",
+                    self.registrations.rate().burst
+                ),
+            )
+            .with_retry_after(seconds)
+        })
     }
 }

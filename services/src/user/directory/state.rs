@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     sync::{Arc, Mutex},
 };
 
@@ -9,6 +10,7 @@ use openorch_api::Time;
 use openorch_chassis::{
     Platform,
     identity::{AccountDeletionHook, AppDeletionHook},
+    rate_limit::{Rate, RateLimiter},
     service::Hooks,
 };
 use openorch_store::Table;
@@ -36,6 +38,8 @@ pub struct Directory {
     pub invitations: Table<InvitationRow>,
     /// Who may register.
     pub registration: Registration,
+    /// Limits registrations by network, in a time in which an hour is a second.
+    pub registrations: RateLimiter<IpAddr>,
     /// Hooks of other services for the deletion of an account.
     pub deletion_hooks: Vec<Arc<dyn AccountDeletionHook>>,
     /// Hooks for the deletion of an app.
@@ -47,7 +51,13 @@ pub struct Directory {
 }
 
 impl Directory {
-    pub fn new(commits: Arc<Commits>, authn: Arc<Authn>, registration: Registration, hooks: Hooks) -> Directory {
+    pub fn new(
+        commits: Arc<Commits>,
+        authn: Arc<Authn>,
+        registration: Registration,
+        registrations: Rate,
+        hooks: Hooks,
+    ) -> Directory {
         let platform = authn.platform.clone();
         Directory {
             commits,
@@ -58,6 +68,7 @@ impl Directory {
             organizations: platform.table(&ORGANIZATIONS),
             invitations: platform.table(&INVITATIONS),
             registration,
+            registrations: RateLimiter::new(registrations),
             deletion_hooks: hooks.account_deletion,
             app_deletion_hooks: hooks.app_deletion,
             pending_deletions: Mutex::default(),

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
 };
 
 use openorch_api::{
@@ -23,19 +26,17 @@ use crate::user::{
     },
     authz::{
         guards::assignment_guard,
-        roles::assignable::check_initial_roles,
+        roles::{assignable::check_initial_roles, organization::organization_of},
         rows::{CONTACT_ENROLLS, DelegationRow, ROLE_LINKS, RoleLinkRow},
         rules::{AccessRules, Change},
     },
-    directory::{
-        new_account::{id_tombstone, no_such_role},
-        profile::ProfileChange,
-        rows::INVITATIONS,
-        state::Directory,
-    },
+    directory::{new_account::no_such_role, profile::ProfileChange, rows::INVITATIONS, state::Directory},
     shared::{
         accounts::{ADMIN_SLUG, require_not_built_in},
-        rows::{CONTACTS, DEFAULT_APP, TombstoneRow, USERS, UserRow, search_prefix, search_prefixes},
+        rows::{
+            CONTACTS, DEFAULT_APP, TOMBSTONES, TombstoneRow, USERS, UserRow, id_tombstone, search_prefix,
+            search_prefixes,
+        },
     },
 };
 
@@ -131,7 +132,12 @@ pub async fn create(cx: Cx<Directory>, Body(request): Body<CreateUserRequest>) -
     let password = match request.password.filter(|password| !password.is_empty()) {
         Some(password) => {
             cx.authn.passwords.check_new_password(&password, cx.request.is_local)?;
-            Some(cx.authn.passwords.hash_password(&password, false, Purpose::KnownSignIn, cx.request.client_ip).await?)
+            Some(
+                cx.authn
+                    .passwords
+                    .hash_password(&password, false, Purpose::KnownSignIn, cx.request.counted_address())
+                    .await?,
+            )
         }
         None => None,
     };
@@ -176,7 +182,8 @@ pub async fn reset_password(
     require_not_built_in(&user)?;
     cx.authz.require_takeover(&cx.request.audit, caller, &user, &USER_PASSWORD_RESET).await?;
     let is_default = user.slug == ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
-    let row = cx.authn.passwords.hash_password(&new, is_default, Purpose::KnownSignIn, cx.request.client_ip).await?;
+    let row =
+        cx.authn.passwords.hash_password(&new, is_default, Purpose::KnownSignIn, cx.request.counted_address()).await?;
     retry(|| async {
         // Hashing takes time, so the caller's rights and the account's rights are checked again.
         let caller = cx.authz.current_caller(caller, &USER_PASSWORD_RESET).await?;
@@ -192,7 +199,8 @@ pub async fn reset_password(
     .await
 }
 
-/// Deletes an account with everything it owns, in one transaction.
+/// Deletes an account with everything it owns, in one transaction. If concurrent changes of the account prevent that, it is
+/// first marked, and then nothing changes it any more: see [`Directory::begin_deletion`].
 pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     let user = cx.accounts.users.get(&id.0).await?.ok_or_else(no_such_account(&id))?.value;
@@ -200,15 +208,36 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Em
     // Accounts that become admins of its organizations, in any attempt.
     let new_admins_lock = Mutex::new(BTreeSet::new());
     let new_admins = || new_admins_lock.lock().unwrap_or_else(PoisonError::into_inner);
+    let attempts = AtomicU32::new(0);
+    let is_marked = AtomicBool::new(false);
     let deleted = retry(|| async {
         let Stored { version, value: user, .. } =
             cx.accounts.users.get(&id.0).await?.ok_or_else(no_such_account(&id))?;
         let caller_now = cx.authz.current_caller(caller, &USER_DELETE).await?;
         cx.authz.require_takeover(&cx.request.audit, &caller_now, &user, &USER_DELETE).await?;
+        // The caller's own session must last until the end.
+        let is_contended = attempts.fetch_add(1, Ordering::Relaxed) > 0 && *caller.user_id != *id.0;
+        if is_contended && !is_marked.load(Ordering::Relaxed) {
+            cx.begin_deletion(&cx.request.audit, caller, &user).await?;
+            is_marked.store(true, Ordering::Relaxed);
+        }
+        let is_marked = is_marked.load(Ordering::Relaxed);
+        if is_marked {
+            cx.leave_organizations(&cx.request.audit, caller, &user.id).await?;
+        }
         let mut batch: Batch = not_admin_guard(caller, &id.0).into_iter().collect();
-        batch.push(cx.accounts.users.delete(&user.id, Some(version)));
+        if is_marked {
+            batch.push(Write::Require(Guard::Exists { collection: USERS.name, id: user.id.clone() }));
+            for (collection, field) in [(USERS.name, "id"), (ROLE_LINKS.name, "userId")] {
+                batch.push(Write::DeleteWhere { collection, filters: vec![Filter::equals(field, &*user.id)] });
+            }
+        } else {
+            batch.push(cx.accounts.users.delete(&user.id, Some(version)));
+        }
         for link in cx.authz.role_links.find(&Query::all().equals("userId", &*user.id)).await? {
-            batch.push(cx.authz.role_links.delete(&link.id, Some(link.version)));
+            if !is_marked {
+                batch.push(cx.authz.role_links.delete(&link.id, Some(link.version)));
+            }
             let mut new_admins_of_one = Vec::new();
             batch = cx.without_member(&link.value, batch, &mut new_admins_of_one).await?;
             new_admins().extend(new_admins_of_one);
@@ -231,6 +260,9 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Em
     })
     .await;
     new_admins().iter().for_each(|id: &String| cx.authz.cache.rights_changed(id));
+    if deleted.is_err() && attempts.load(Ordering::Relaxed) > 1 {
+        cx.give_up_deletion(&id.0).await;
+    }
     deleted.inspect_err(|_| {
         // The account may be deleted nevertheless.
         cx.authn.sessions.cache.evict_account(&id.0, None);
@@ -285,6 +317,56 @@ pub async fn release_slug(cx: Cx<Directory>, Path(slug): Path<DeletedSlug>) -> R
 }
 
 impl Directory {
+    /// Marks an account as being deleted and ends its sessions, without reading anything that it can change: from then on
+    /// nobody can sign in as it, and it is given no roles.
+    async fn begin_deletion(&self, call: &CallAudit, caller: &Caller, user: &UserRow) -> Result<()> {
+        let tombstone = TombstoneRow { user_id: user.id.clone(), founder_id: String::new(), deleted_at: self.now() };
+        let mut batch: Batch = not_admin_guard(caller, &user.id).into_iter().collect();
+        batch.push(Write::Require(Guard::Exists { collection: USERS.name, id: user.id.clone() }));
+        batch.push(self.tombstones.upsert(id_tombstone(&user.id), &tombstone)?);
+        let filters = vec![Filter::equals("userId", &*user.id)];
+        batch.push(Write::DeleteWhere { collection: SESSIONS.name, filters });
+        let outcome = self.platform.audit.commit_part(call, batch).await;
+        self.authn.sessions.cache.evict_account(&user.id, None);
+        outcome?;
+        Ok(())
+    }
+
+    /// Takes an account that is being deleted out of its organizations, one by one: together they take so long that another
+    /// member could always change one meanwhile.
+    async fn leave_organizations(&self, call: &CallAudit, caller: &Caller, user_id: &str) -> Result<()> {
+        for link in self.authz.role_links.find(&Query::all().equals("userId", user_id)).await? {
+            if organization_of(&link.value.role_id).is_none() {
+                continue;
+            }
+            retry(|| async {
+                let Some(link) = self.authz.role_links.get(&link.id).await? else { return Ok(()) };
+                let mut batch: Batch = not_admin_guard(caller, user_id).into_iter().collect();
+                batch.push(self.authz.role_links.delete(&link.id, Some(link.version)));
+                let mut new_admins = Vec::new();
+                let batch = self.without_member(&link.value, batch, &mut new_admins).await?;
+                let outcome = self.platform.audit.commit_part(call, batch).await;
+                new_admins.iter().for_each(|id| self.authz.cache.rights_changed(id));
+                outcome?;
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the mark away from an account that could not be deleted.
+    async fn give_up_deletion(&self, user_id: &str) {
+        let there = Guard::Exists { collection: USERS.name, id: user_id.to_owned() };
+        let filters = vec![Filter::equals("id", id_tombstone(user_id))];
+        let batch = Batch::new().require(there).with(Write::DeleteWhere { collection: TOMBSTONES.name, filters });
+        if let Err(error) = self.platform.store.commit(batch).await {
+            tracing::warn!(
+                "the account `{user_id}` could not be deleted and cannot be used until it is deleted again: {error}"
+            );
+        }
+    }
+
     /// Removes a deleted account from all caches.
     fn evict_account(&self, user_id: &str) {
         self.authn.sessions.cache.evict_account(user_id, None);

@@ -37,6 +37,11 @@ pub static MIGRATIONS: Collection = Collection { name: "userSvcMigrations", inde
 /// The grace period after a clock jump, in which nothing expires by age: one row.
 pub static CLOCK_GRACE: Collection = Collection { name: "userSvcClockGrace", indexes: &[] };
 
+/// The id of the tombstone of an account id. An account that has one is being deleted. Slugs contain no colon.
+pub fn id_tombstone(id: &str) -> String {
+    format!("account:{id}")
+}
+
 /// An account. Its password hash is a separate row, so that code that reads accounts never holds one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -23,6 +23,9 @@ settings! {
     pub struct UserSettings in "user" {
         /// Who may register an account: open, invite or closed.
         registration: Option<Registration> = "open on loopback, else closed", as "OPENORCH_REGISTRATION";
+        /// Maximum number of accounts registered from one network within an hour while registration is open; programs on
+        /// this machine are exempt.
+        max_registrations_per_network: u32 = "100";
         /// Minimum password length, in characters.
         password_min: Option<usize> = "1 on loopback, else 8", as "OPENORCH_PASSWORD_MIN";
         /// Maximum password length, in bytes.
@@ -64,7 +67,7 @@ settings! {
     pub struct AuditSettings in "audit" {
         /// Time that entries of the audit log are kept.
         retention: Duration = "8760h";
-        /// Maximum number of entries of the audit log; the oldest are removed first.
+        /// Maximum number of entries of the audit log; the oldest are removed first, changes of rights last.
         max_entries: u64 = "5000000";
     }
 }

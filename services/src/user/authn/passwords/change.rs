@@ -32,12 +32,12 @@ pub async fn change_password(cx: Cx<Authn>, Body(request): Body<ChangePasswordRe
         password: &current,
         throttle_key: &caller.user_id,
         user_id: &caller.user_id,
-        address: cx.request.client_ip,
+        address: cx.request.counted_address(),
         is_signed_in: true,
     };
     let stored = cx.passwords.check_password(&guess).await?.ok_or_else(incorrect)?.row.value;
     let is_default = *caller.slug == *ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
-    let row = cx.passwords.hash_password(&new, is_default, Purpose::KnownSignIn, cx.request.client_ip).await?;
+    let row = cx.passwords.hash_password(&new, is_default, Purpose::KnownSignIn, cx.request.counted_address()).await?;
     retry(|| async {
         // A concurrent sign-in may have updated the row.
         let now = cx.passwords.rows.get(&caller.user_id).await?.filter(|now| now.value.hash == stored.hash);

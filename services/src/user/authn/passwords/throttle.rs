@@ -8,10 +8,10 @@ use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr},
     pin::pin,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use moka::sync::Cache;
+use moka::{policy::EvictionPolicy, sync::Cache};
 use openorch_api::user::errors;
 use openorch_chassis::{Error, Result, forwarded::client_network};
 use tokio::sync::Notify;
@@ -79,10 +79,23 @@ fn source_network(address: IpAddr) -> IpAddr {
 
 impl Throttle {
     pub fn new() -> Throttle {
+        let loaded = Cache::new(CACHE_CAPACITY);
+        // The stored addresses of an account are loaded again once one of them was evicted: whoever signs in from very many
+        // networks must not make the throttle treat owners of other accounts as strangers.
+        let to_evict: Cache<String, ()> = loaded.clone();
+        let known = Cache::builder()
+            .max_capacity(CACHE_CAPACITY)
+            .eviction_policy(EvictionPolicy::lru())
+            .eviction_listener(move |pair: Arc<(String, IpAddr)>, _, cause| {
+                if cause.was_evicted() {
+                    to_evict.invalidate(&pair.0);
+                }
+            })
+            .build();
         Throttle {
             failures: Cache::new(CACHE_CAPACITY),
-            known_addresses: Cache::new(CACHE_CAPACITY),
-            loaded: Cache::new(CACHE_CAPACITY),
+            known_addresses: known,
+            loaded,
             in_progress: Mutex::default(),
             ended: Notify::new(),
         }
@@ -271,6 +284,19 @@ mod tests {
         assert!(throttle.try_begin("a", home, now).is_ok());
         assert!(throttle.try_begin("a", "192.0.2.250".parse().unwrap(), now).is_err());
         assert!(throttle.try_begin("a", "127.0.0.1".parse().unwrap(), now).is_ok(), "nor are users on this machine");
+    }
+
+    #[test]
+    fn stored_addresses_that_were_evicted_are_loaded_again() {
+        let throttle = Throttle::new();
+        throttle.load("a", ["203.0.113.1".parse().unwrap()].map(|home: IpAddr| (home, 1)));
+        assert!(throttle.has_loaded("a"));
+        for n in 0..CACHE_CAPACITY as u32 + 1000 {
+            let elsewhere = IpAddr::from(Ipv4Addr::from_bits(0x0a00_0000 + n));
+            throttle.try_begin("b", elsewhere, 1_000_000).unwrap().unwrap().succeeded();
+        }
+        throttle.known_addresses.run_pending_tasks();
+        assert!(!throttle.is_known("a", "203.0.113.1".parse().unwrap()) && !throttle.has_loaded("a"));
     }
 
     #[tokio::test]

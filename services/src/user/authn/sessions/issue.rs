@@ -1,6 +1,8 @@
 //! Opens sessions. A session is unique per account, app and device, so a sign-in resumes the existing one or creates
 //! one. Also issues the tokens.
 
+use std::net::IpAddr;
+
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use openorch_api::{
@@ -22,7 +24,7 @@ use crate::user::{
             role_claims::{app_claim, role_claims},
         },
     },
-    authz::accounts::account::Account,
+    authz::{accounts::account::Account, guards::is_not_being_deleted},
 };
 
 /// Maximum number of sessions exchanged from one session.
@@ -34,6 +36,8 @@ pub struct SessionSlot<'a> {
     pub device: &'a str,
     /// For a token exchange: the session from which the new one is exchanged.
     pub exchanged_from: Option<&'a SessionRow>,
+    /// Changes of sessions take turns by network.
+    pub client_ip: IpAddr,
 }
 
 /// A digest of the account's roles in an app, to detect changes.
@@ -63,7 +67,7 @@ impl Authn {
                 ),
             ));
         }
-        let _turn = self.sessions.turns.acquire(account.id.clone()).await;
+        let _permit = self.sessions.acquire_permit(place.client_ip, &account.id).await;
         let by_device = Query::all().equals("userId", &*account.id).equals("app", place.app);
         let found = self.sessions.rows.find(&by_device.equals("device", place.device)).await?.into_iter().next();
         self.check_device_is_free(place, found.as_ref()).await?;
@@ -219,6 +223,7 @@ impl Authn {
             }
             let most = self.sessions.max_per_account;
             batch = batch.require(Guard::at_most(SESSIONS.name, vec![of_account], most));
+            let batch = batch.require(is_not_being_deleted(&account.id));
             return Ok((fresh, Some(batch)));
         };
         let renew_after = self.tokens.lifetime.as_secs() as i64 * 2 / 3;

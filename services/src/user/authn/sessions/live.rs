@@ -3,6 +3,7 @@
 //! exchanged session ends with its origin.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -10,7 +11,10 @@ use std::{
 use jiff::Timestamp;
 use openorch_api::{Time, error::access};
 use openorch_chassis::{
-    Error, Platform, Result, audit::CallAudit, fair_semaphore::FairSemaphore, identity::InstancePresence,
+    Error, Platform, Result,
+    audit::CallAudit,
+    fair_semaphore::{FairPermit, FairSemaphore, Requester},
+    identity::InstancePresence,
 };
 use openorch_store::{Batch, Filter, Guard, Stored, Table, Write};
 
@@ -43,12 +47,12 @@ pub struct Sessions {
     idle_timeout: Duration,
     pub max_lifetime: Option<Duration>,
     pub max_per_account: u64,
-    /// Fair scheduling of session changes by account, so that an account that constantly changes its sessions cannot
-    /// block the sign-ins of others.
-    pub turns: FairSemaphore<Arc<str>>,
+    /// Fair scheduling of session changes by network, then by account, so that accounts that constantly change their
+    /// sessions cannot block the sign-ins of others.
+    turns: FairSemaphore<Requester>,
 }
 
-/// Maximum number of accounts whose sessions change concurrently.
+/// Maximum number of concurrent changes of sessions.
 const CHANGE_CONCURRENCY: usize = 4;
 
 impl Sessions {
@@ -69,6 +73,11 @@ impl Sessions {
             turns: FairSemaphore::new(CHANGE_CONCURRENCY),
             platform: platform.clone(),
         }
+    }
+
+    /// Waits for a permit to change the sessions of an account.
+    pub async fn acquire_permit(&self, client: IpAddr, account: &Arc<str>) -> FairPermit<Requester> {
+        self.turns.acquire_nested(|| Requester::path(client, Some(account))).await
     }
 
     pub fn now(&self) -> Time {

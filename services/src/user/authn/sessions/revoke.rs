@@ -78,7 +78,7 @@ pub async fn revoke_tokens(cx: Cx<Authn>, Body(request): Body<RevokeTokensReques
         Some(device) => of_account.equals("device", device.as_str()),
         None => of_account.equals("id", &*caller.session_id),
     };
-    let _turn = cx.sessions.turns.acquire(caller.user_id.clone()).await;
+    let _permit = cx.sessions.acquire_permit(cx.request.client_ip, &caller.user_id).await;
     let ended: Vec<String> = cx
         .sessions
         .rows

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::user::{
     authz::{
-        guards::{assigner_guards, assignment_guard},
+        guards::{assigner_guards, assignment_guard, is_not_being_deleted},
         roles::{assignable::may_assign, organization::is_admin_role},
         rows::{CONTACT_ENROLLS, ContactEnrollRow, ROLE_LINKS, ROLES, RoleLinkRow},
         rules::usage::AccessLimits,
@@ -115,7 +115,9 @@ impl RoleAssignments {
                 Guard::at_most(CONTACT_ENROLLS.name, pending_of(id), waits),
             ]
         });
-        let guards: Vec<Guard> = all.chain(by_others).chain(by_giver).collect();
+        let accounts: BTreeSet<&str> = given.iter().map(|(id, _)| *id).collect();
+        let stay = accounts.into_iter().map(is_not_being_deleted);
+        let guards: Vec<Guard> = all.chain(by_others).chain(by_giver).chain(stay).collect();
         guards.into_iter().fold(self.batch, Batch::require)
     }
 

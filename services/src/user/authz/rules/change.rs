@@ -40,7 +40,7 @@ impl Authz {
             }
             let (had, has) = (before.usage(&caller.user_id), after.usage(&caller.user_id));
             has.check_quota(&had, limits)?;
-            usage::check_total(before.bytes(), after.bytes(), limits)
+            usage::check_total(before.bytes(), after.bytes(), has.bytes(), limits)
         };
         self.change_rules_within(&cx.request.audit, check, decide).await
     }

@@ -24,6 +24,9 @@ const LINK_BYTES: usize = 176;
 /// A name in a grant is stored in the row, the index for checks, and the index of grants by name.
 const NAME_BYTES: usize = 240;
 
+/// Divisor: an account owns little if it owns at most this part of its limit.
+const SMALL_PART: usize = 64;
+
 /// Limits for accounts other than admins.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessLimits {
@@ -110,12 +113,16 @@ impl Usage {
     }
 
     pub fn add_grant(&mut self, row: &GrantRow) {
-        self.grants += 1;
-        self.grant_names += name_count(row);
-        self.bytes += grant_bytes(row);
+        self.count_grant(row);
         let content = grant_digest(row);
         let count = self.contents.get(&content).map_or(1, |count| count + 1);
         self.contents.insert_mut(content, count);
+    }
+
+    fn count_grant(&mut self, row: &GrantRow) {
+        self.grants += 1;
+        self.grant_names += name_count(row);
+        self.bytes += grant_bytes(row);
     }
 
     pub fn remove_grant(&mut self, row: &GrantRow) {
@@ -163,15 +170,25 @@ impl Usage {
     }
 }
 
-/// Refuses a change that increases the total above the limit.
-pub fn check_total(had: usize, has: usize, limits: &AccessLimits) -> Result<()> {
-    if has > limits.total_bytes && has > had {
+/// Refuses new grants that would exceed a limit of an account even if it owned nothing else.
+pub fn check_new_grants<'a>(fresh: impl Iterator<Item = &'a GrantRow>, limits: &AccessLimits) -> Result<()> {
+    let mut usage = Usage::default();
+    fresh.for_each(|row| usage.count_grant(row));
+    usage.check_quota(&Usage::default(), limits)
+}
+
+/// Refuses a change that increases the total above the limit. The last quarter is for accounts that own little, so that
+/// some accounts that own as much as they may do not take all. `own`: what the account owns after the change.
+pub fn check_total(had: usize, has: usize, own: usize, limits: &AccessLimits) -> Result<()> {
+    let is_small = own <= limits.account_bytes / SMALL_PART;
+    let most = if is_small { limits.total_bytes } else { limits.total_bytes / 4 * 3 };
+    if has > most && has > had {
         return Err(Error::new(
             &errors::RULE_MEMORY_FULL,
             format!(
-                "the roles, permissions and permits of all accounts have reached the limit of {} bytes of memory: have an admin \
-                 delete some, or an operator raise OPENORCH_USER_MAX_ACCESS_RULE_MEMORY",
-                limits.total_bytes
+                "the roles, permissions and permits of all accounts have reached the limit of {most} bytes of memory for \
+                 accounts that own as much as this one: have an admin delete some, or an operator raise \
+                 OPENORCH_USER_MAX_ACCESS_RULE_MEMORY"
             ),
         ));
     }
@@ -199,7 +216,8 @@ pub fn grant_digest(row: &GrantRow) -> GrantDigest {
     digest.finalize().into()
 }
 
-fn name_count(row: &GrantRow) -> usize {
+/// The number of slugs and roles that a grant names.
+pub fn name_count(row: &GrantRow) -> usize {
     row.slugs.len() + row.role_ids.len()
 }
 
