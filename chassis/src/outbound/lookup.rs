@@ -1,6 +1,6 @@
-//! CachedName resolution of instances. The system's resolver blocks and cannot be cancelled, so an unresponsive name server holds a
-//! thread for many seconds. Concurrent lookups are limited per owner, waiting owners are served round-robin, and owners with
-//! slow names use at most half of the threads. The result of a lookup is cached, so that the connections of a healthy
+//! Name resolution of instances. The system's resolver blocks and cannot be cancelled, so an unresponsive name server holds
+//! a thread for many seconds. Concurrent lookups are limited per owner, waiting owners are served round-robin, and owners
+//! with slow names use at most half of the threads. The result of a lookup is cached, so that the connections of a healthy
 //! instance do not wait for a lookup.
 
 use std::{

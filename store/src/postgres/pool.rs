@@ -226,10 +226,15 @@ impl ConnectionPool {
                     let (runtime, target) = (self.runtime.clone(), self.target.clone());
                     return Ok(PooledConnection { client: Some(client), slot: Some(slot), runtime, target });
                 }
-                (Err(error), slot) if is_limit_of_server(&error) && self.slots.has_others() => self.slots.remove(slot),
+                (Err(error), slot) if is_limit_of_server(&error) && self.has_connections() => self.slots.remove(slot),
                 (Err(error), _) => return Err(self.pool_error(error)),
             }
         }
+    }
+
+    /// Whether there are connections to wait for: open ones, or those that other callers use or create.
+    fn has_connections(&self) -> bool {
+        self.pool.status().size > 0 || self.slots.has_others()
     }
 
     /// Wraps `work` so that it continues for up to `longest` after its caller stopped waiting.
