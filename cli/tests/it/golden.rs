@@ -47,5 +47,5 @@ fn the_manual_has_a_page_for_each_command() {
         "{}",
         home.oo("man instance ls").out
     );
-    home.oo("man frobnicate").expect_error(2, "there is no command `frobnicate`");
+    home.oo("man frobnicate").expect_error(2, "no command `frobnicate`");
 }
