@@ -214,7 +214,7 @@ fn flags(row: &'static Operation, excluded: &[&str]) -> Vec<Arg> {
         let Key { name, kind, about, .. } = key;
         // A command tree lives as long as the process.
         let name: &'static str = name.leak();
-        let filter_help = format!("Only items with this {}", kebab_case(name).replace('-', " "));
+        let filter_help = format!("Filter by {}", kebab_case(name).replace('-', " "));
         let help = if about.is_empty() && row.id.starts_with("list") { filter_help } else { about };
         let mut arg =
             Arg::new(name).long(kebab_case(name)).help(help.replace('\n', " ").trim_end_matches('.').to_owned());

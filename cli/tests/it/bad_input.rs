@@ -95,7 +95,7 @@ fn an_answer_that_is_cut_is_not_shown() {
     let home = Home::signed_in(&stub);
     let mut command = home.command("call listInstances --slug=hang-up");
     let ran = CommandOutput::of(command.output().unwrap());
-    assert!(ran.code == 1 && ran.out.is_empty() && ran.err.contains("cut"), "{ran:?}");
+    assert!(ran.code == 1 && ran.out.is_empty() && ran.err.contains("incomplete"), "{ran:?}");
 }
 
 #[test]

@@ -108,8 +108,8 @@ async fn an_app_goes_when_nothing_belongs_to_it_and_not_before() {
     let waits = json!({ "enrolls": [{ "contactId": "bob@example.org", "role": "user-svc:user", "appHost": HOST }] });
     let waits = call("PUT", "/user-svc/enrolls", &admin, waits).await;
     let ways_out = [
-        ("1 roles given to accounts", format!("organization/{}", crew["organization"]["id"].as_str().unwrap())),
-        ("1 roles that wait", format!("enroll/{}", waits["enrolls"][0]["id"].as_str().unwrap())),
+        ("1 roles assigned to accounts", format!("organization/{}", crew["organization"]["id"].as_str().unwrap())),
+        ("1 pending roles for contacts", format!("enroll/{}", waits["enrolls"][0]["id"].as_str().unwrap())),
         ("1 invitations", format!("invitation/{}", invited["invitation"]["id"].as_str().unwrap())),
         ("1 permits", "grant/p".to_owned()),
         ("1 sessions", "tokens".to_owned()),

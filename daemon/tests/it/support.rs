@@ -48,6 +48,14 @@ pub fn claims(token: &str) -> Value {
     serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
 }
 
+/// Forwarded requests are served only after the admin's default password is changed.
+pub async fn admin_behind_a_proxy(daemon: &Daemon) -> String {
+    let admin = daemon.admin().await;
+    let change = json!({ "currentPassword": "changeme", "newPassword": "another one" });
+    assert_eq!(status(daemon, "POST", "/user-svc/change-password", &admin, change).await, 200);
+    admin
+}
+
 /// A service that answers each request with its head, as JSON.
 pub struct Echo {
     pub url: String,

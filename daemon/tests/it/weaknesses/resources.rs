@@ -11,7 +11,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet};
 
 use crate::{
     process::{Process, command, run},
-    support::{Answer, Daemon, gzip},
+    support::{Answer, Daemon, admin_behind_a_proxy, gzip},
 };
 
 async fn post(daemon: &Daemon, path: &str, token: &str, body: Vec<u8>, coding: &str) -> Answer {
@@ -111,7 +111,7 @@ async fn w27_a_body_that_trickles_in_is_ended() {
         String::from_utf8_lossy(&answer).into_owned()
     };
     let slow = trickle(&["--api-body-min-rate-grace", "100ms", "--api-body-min-rate", "10000"]).await;
-    assert!(slow.starts_with("HTTP/1.1 408") && slow.contains("10000 bytes a second"), "{slow}");
+    assert!(slow.starts_with("HTTP/1.1 408") && slow.contains("10000 bytes per second"), "{slow}");
     let long = trickle(&["--api-body-timeout", "300ms"]).await;
     assert!(long.starts_with("HTTP/1.1 408") && long.contains("not complete after 0.3 s"), "{long}");
 }
@@ -130,20 +130,11 @@ async fn w28_bodies_in_progress_share_a_budget_and_one_address_a_part_of_it() {
         "127.0.0.0/8",
     ])
     .await;
-    let admin = daemon.admin().await;
+    let admin = admin_behind_a_proxy(&daemon).await;
     let from = async |address: &str, spaces: usize| {
         let headers = [("x-forwarded-for", address)];
         daemon.send("POST", "/user-svc/login", "", vec![b' '; spaces], &headers).await
     };
-    daemon
-        .call(
-            "POST",
-            "/user-svc/change-password",
-            &admin,
-            json!({ "slug": "openorch", "currentPassword": "changeme",
-        "newPassword": "another" }),
-        )
-        .await;
     assert_eq!(from("192.0.2.1", 200_000).await.status, 400, "there is room");
     let mut held = Vec::new();
     for _ in 0..3 {
@@ -354,8 +345,8 @@ async fn w157_the_networks_that_an_app_blocks_have_a_bound_also_where_many_are_s
 }
 
 /// A daemon behind a proxy on loopback, with little request memory.
-async fn with_memory(total: &str, of_address: &str) -> Daemon {
-    Daemon::with_flags(&[
+async fn with_memory(total: &str, of_address: &str) -> (Daemon, String) {
+    let daemon = Daemon::with_flags(&[
         "--api-max-request-memory",
         total,
         "--api-max-request-memory-per-address",
@@ -365,13 +356,14 @@ async fn with_memory(total: &str, of_address: &str) -> Daemon {
         "--trusted-proxies",
         "127.0.0.0/8",
     ])
-    .await
+    .await;
+    let admin = admin_behind_a_proxy(&daemon).await;
+    (daemon, admin)
 }
 
 #[tokio::test]
 async fn w168_bodies_of_accounts_that_trickle_in_leave_memory_for_sign_ins() {
-    let daemon = with_memory("2000000", "1000000").await;
-    let admin = daemon.admin().await;
+    let (daemon, admin) = with_memory("2000000", "1000000").await;
     let (mut accounts, mut held) = (Vec::new(), Vec::new());
     for n in 0..7 {
         accounts.push(daemon.register(&format!("slow-{n}")).await);
@@ -399,8 +391,8 @@ async fn w168_bodies_of_accounts_that_trickle_in_leave_memory_for_sign_ins() {
 
 #[tokio::test]
 async fn w169_an_account_has_one_share_of_the_request_memory_at_all_its_addresses() {
-    let daemon = with_memory("8000000", "600000").await;
-    let (admin, ann, bob) = (daemon.admin().await, daemon.register("ann").await, daemon.register("bob").await);
+    let (daemon, admin) = with_memory("8000000", "600000").await;
+    let (ann, bob) = (daemon.register("ann").await, daemon.register("bob").await);
     let headers = format!("x-forwarded-for: 192.0.2.1\r\nauthorization: Bearer {ann}\r\n");
     let _held = start_upload_to(&daemon, "/user-svc/self", &headers, 1_000_000, 300_000).await;
     let holds = || async { metric(&daemon, &admin, "openorch_request_memory_bytes").await >= 300_000 };

@@ -11,14 +11,16 @@ use std::{
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::support::{Answer, Daemon, id_of, status};
+use crate::support::{Answer, Daemon, admin_behind_a_proxy, id_of, status};
 
 /// Where the accounts that keep the daemon busy are.
 const CROWD: &str = "192.0.2.1";
 
 /// Calls from loopback are those of this machine, unless they name a client.
-async fn behind_proxy() -> Arc<Daemon> {
-    Arc::new(Daemon::with_flags(&["--trusted-proxies", "127.0.0.0/8"]).await)
+async fn behind_proxy() -> (Arc<Daemon>, String) {
+    let daemon = Daemon::with_flags(&["--trusted-proxies", "127.0.0.0/8"]).await;
+    let admin = admin_behind_a_proxy(&daemon).await;
+    (Arc::new(daemon), admin)
 }
 
 async fn call_from(daemon: &Daemon, address: &str, method: &str, path: &str, token: &str, body: Value) -> Answer {
@@ -38,8 +40,8 @@ fn gives(role: &str, contacts: usize) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn w170_the_accounts_of_one_network_keep_nobody_elsewhere_waiting() {
-    let daemon = behind_proxy().await;
-    let (admin, victim) = (daemon.admin().await, daemon.register("victim").await);
+    let (daemon, admin) = behind_proxy().await;
+    let victim = daemon.register("victim").await;
     make_role(&daemon, &victim, "victim:r").await;
     let (mut saving, done) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
     for n in 0..40 {
@@ -70,7 +72,7 @@ async fn w170_the_accounts_of_one_network_keep_nobody_elsewhere_waiting() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn w171_so_many_calls_of_one_account_or_network_wait_and_more_are_refused() {
-    let daemon = behind_proxy().await;
+    let (daemon, _) = behind_proxy().await;
     let ann = daemon.register("ann").await;
     make_role(&daemon, &ann, "ann:r").await;
     let mut saving = JoinSet::new();
@@ -101,10 +103,17 @@ async fn w171_so_many_calls_of_one_account_or_network_wait_and_more_are_refused(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn w172_who_was_put_out_is_not_answered_a_list_that_waited_for_its_turn() {
-    let daemon = behind_proxy().await;
+    let (daemon, _) = behind_proxy().await;
     let (owner, mallory) = (daemon.register("owner").await, daemon.register("mallory").await);
-    make_role(&daemon, &mallory, "mallory:r").await;
-    assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &mallory, gives("mallory:r", 1000)).await, 200);
+    // Turns alternate between the accounts of a network.
+    let mut crowd = vec![(mallory.clone(), "mallory:r".to_owned())];
+    for n in 0..3 {
+        crowd.push((daemon.register(&format!("crowd-{n}")).await, format!("crowd-{n}:r")));
+    }
+    for (token, role) in &crowd {
+        make_role(&daemon, token, role).await;
+        assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", token, gives(role, 1000)).await, 200);
+    }
     assert_eq!(status(&daemon, "POST", "/user-svc/organization", &owner, json!({ "id": "org" })).await, 200);
     let member = format!("/user-svc/organization/org/user/{}", id_of(&mallory));
     // Again if the list may have been answered before the member was removed.
@@ -112,11 +121,10 @@ async fn w172_who_was_put_out_is_not_answered_a_list_that_waited_for_its_turn() 
         let add = json!({ "userId": id_of(&mallory) });
         assert_eq!(status(&daemon, "POST", "/user-svc/organization/org/user", &owner, add).await, 200);
         let (mut own, done) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
-        for _ in 0..60 {
-            let (daemon, mallory, done) = (daemon.clone(), mallory.clone(), done.clone());
+        for n in 0..240 {
+            let (daemon, done, (token, role)) = (daemon.clone(), done.clone(), crowd[n % crowd.len()].clone());
             own.spawn(async move {
-                let role = json!({ "role": "mallory:r" });
-                call_from(&daemon, CROWD, "POST", "/user-svc/enrolls", &mallory, role).await;
+                call_from(&daemon, CROWD, "POST", "/user-svc/enrolls", &token, json!({ "role": role })).await;
                 done.fetch_add(1, Ordering::SeqCst);
             });
         }
@@ -128,7 +136,7 @@ async fn w172_who_was_put_out_is_not_answered_a_list_that_waited_for_its_turn() 
         };
         assert_eq!(status(&daemon, "DELETE", &member, &owner, Value::Null).await, 200);
         // The calls of an account are answered in the order in which they came.
-        let still_waits = done.load(Ordering::SeqCst) < 40;
+        let still_waits = done.load(Ordering::SeqCst) < 200;
         let members = members.await.unwrap();
         own.join_all().await;
         if still_waits {
