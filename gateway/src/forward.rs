@@ -289,7 +289,7 @@ impl UpstreamAttempt<'_> {
                 Err(failed) => failed,
             };
             if is_retry {
-                return Err(self.to_refusal(failed));
+                return Err(self.refuse_unsent(failed));
             }
             request = self.retry_request(failed)?;
             is_retry = true;
@@ -403,11 +403,11 @@ impl UpstreamAttempt<'_> {
                 parts.uri = self.target.clone().map(Uri::from).unwrap_or_default();
                 Ok(Request::from_parts(parts, RequestBody::Empty))
             }
-            _ => Err(self.to_refusal(failed)),
+            _ => Err(self.refuse_unsent(failed)),
         }
     }
 
-    fn to_refusal(&mut self, failed: TrySendError<Request<RequestBody>>) -> Refusal {
+    fn refuse_unsent(&mut self, failed: TrySendError<Request<RequestBody>>) -> Refusal {
         if let Some(gate) = self.gate {
             gate.close();
         }

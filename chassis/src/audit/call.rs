@@ -274,7 +274,7 @@ impl Audit {
             let mut entry = AuditEntry { id: self.ids.next("aud"), ..self.entry_of(call, AuditOutcome::Done, 200) };
             entry.targets.extend_from_slice(&lock(&call.further_targets));
             let is_removed_last = call.is_removed_last.load(Ordering::Relaxed);
-            batch.push(self.stored.create(&entry.id.clone(), &StoredEntry { entry, is_removed_last })?);
+            batch.push(self.stored.create(entry.id.clone(), &StoredEntry { entry, is_removed_last })?);
         }
         if let Some(keyed) = &keyed {
             batch.push(keyed.write()?);

@@ -359,10 +359,10 @@ impl Indexes {
         if self.by_url.get(entry.row.url.as_str()).is_some_and(|known| **known == *id) {
             self.by_url.remove(entry.row.url.as_str());
         }
-        if let Some(group) = self.by_owner.get_mut(entry.row.owner_id.as_str()) {
-            if let Ok(index) = group.ids.binary_search_by(|known| (**known).cmp(id)) {
-                group.ids.remove(index);
-            }
+        if let Some(group) = self.by_owner.get_mut(entry.row.owner_id.as_str())
+            && let Ok(index) = group.ids.binary_search_by(|known| (**known).cmp(id))
+        {
+            group.ids.remove(index);
         }
         Some(entry)
     }

@@ -107,7 +107,7 @@ impl RoleLinkRow {
     }
 
     /// Takes assigner and contact from a pending role.
-    pub fn from_pending(self, row: &ContactEnrollRow) -> RoleLinkRow {
+    pub fn of_pending(self, row: &ContactEnrollRow) -> RoleLinkRow {
         RoleLinkRow {
             created_at: row.created_at,
             created_by: row.created_by.clone(),

@@ -358,7 +358,7 @@ impl Authz {
         };
         let link = owner.map(|id| {
             let link = RoleLinkRow::new(app, &id, &input.role, now);
-            by_contact.as_ref().map_or_else(|| link.clone().assigned_by(caller), |row| link.clone().from_pending(row))
+            by_contact.as_ref().map_or_else(|| link.clone().assigned_by(caller), |row| link.clone().of_pending(row))
         });
         let existing = match &link {
             Some(link) => match giving.links.get(&link.id()) {
