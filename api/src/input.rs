@@ -215,13 +215,13 @@ pub fn check_parameter(kind: &str, text: &str, limit: usize) -> Result<(), Inval
     })
 }
 
-/// Rejects a name that is empty, longer than `limit` characters, or contains [hidden](crate::text::hidden) characters.
+/// Rejects a name that is empty, longer than `limit` characters, or contains [hidden](crate::text::first_hidden) characters.
 pub fn check_name(what: &str, text: &str, limit: usize) -> Result<(), InvalidInput> {
     check_plain(what, text, limit)?;
     refuse_hidden(what, text)
 }
 
-/// Rejects text that contains [hidden](crate::text::hidden) characters.
+/// Rejects text that contains [hidden](crate::text::first_hidden) characters.
 pub fn refuse_hidden(what: &str, text: &str) -> Result<(), InvalidInput> {
     match crate::text::first_hidden(text) {
         None => Ok(()),

@@ -12,7 +12,7 @@ use crate::{InvalidInput, Operation, RequestParts, Time, text};
 
 /// Schema keyword that describes the `pattern` in words, for error messages.
 pub const PATTERN_DESCRIPTION: &str = "x-form";
-/// Schema `format` of one-line text without [hidden characters](crate::text::hidden).
+/// Schema `format` of one-line text without [hidden characters](crate::text::first_hidden).
 pub const NAME_FORMAT: &str = "name";
 
 /// The compiled schemas of one operation's input.

@@ -180,7 +180,7 @@ impl CallAudit {
         }
     }
 
-    /// Sets the answer that a repeat of the call receives. Operations with [`Repeat::Keyed`](openorch_api::Repeat::Keyed)
+    /// Sets the answer that a repeat of the call receives. Operations with [`Idempotency::Keyed`](openorch_api::Idempotency::Keyed)
     /// must call it before they commit their change.
     pub fn set_answer(&self, answer: &impl Serialize) -> crate::Result<()> {
         match self.0.as_ref().and_then(|call| lock(&call.keyed).clone()) {

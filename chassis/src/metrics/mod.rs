@@ -85,7 +85,7 @@ pub fn duration_histogram() -> Histogram {
 /// Histograms of durations by their labels.
 pub type DurationFamily<const N: usize> = Family<[(&'static str, &'static str); N], Histogram, fn() -> Histogram>;
 
-/// An empty family of [`durations`].
+/// An empty family of [`duration_histogram`].
 pub fn duration_family<const N: usize>() -> DurationFamily<N> {
     Family::new_with_constructor(duration_histogram as fn() -> Histogram)
 }

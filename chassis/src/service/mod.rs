@@ -271,7 +271,7 @@ impl<S: Send + Sync + 'static> ServiceBuilder<S> {
         self.on_owned_in_store(op, move |cx, input| Box::pin(ready(owner(cx, input))), handler)
     }
 
-    /// Like [`Service::on_owned`], for an owner that must be read from the store.
+    /// Like [`ServiceBuilder::on_owned`], for an owner that must be read from the store.
     pub fn on_owned_in_store<I, O, W, F, R>(self, op: Op<I, O>, owner: W, handler: F) -> Self
     where
         I: Input,
@@ -306,7 +306,7 @@ impl<S: Send + Sync + 'static> ServiceBuilder<S> {
         self.on_condition_in_store(op, move |cx, input| Box::pin(ready(decide(cx, input))), handler)
     }
 
-    /// Like [`Service::on_condition`], for a condition that must read the store.
+    /// Like [`ServiceBuilder::on_condition`], for a condition that must read the store.
     pub fn on_condition_in_store<I, O, D, F, R>(self, op: Op<I, O>, decide: D, handler: F) -> Self
     where
         I: Input,

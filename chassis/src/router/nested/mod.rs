@@ -76,7 +76,7 @@ impl Calls {
         O::decode(&answer.body).map_err(Error::internal)
     }
 
-    /// Calls the operation with this id; `input` has the keys of its path, query and body ([`openorch_api::Keys`]). The
+    /// Calls the operation with this id; `input` has the keys of its path, query and body ([`openorch_api::InputKeys`]). The
     /// answer of an operation that reads has at most `max_bytes` bytes. An error is logged like that of a request.
     pub async fn call_by_id(&self, id: &str, input: Map<String, Value>, max_bytes: usize) -> Result<Answer> {
         let operation = self.operation(id)?;

@@ -36,7 +36,7 @@ impl Authz {
     }
 
     /// Requires `permission` in the account's home app and in every other app of which it is a member; see
-    /// [`Account::managed_in`].
+    /// [`Account::managed_in`](crate::user::authz::accounts::account::Account::managed_in).
     pub async fn require_management(
         &self,
         call: &CallAudit,

@@ -117,7 +117,7 @@ pub struct MigrationRow {
     pub at: Time,
 }
 
-/// See [`openorch_chassis::ages::Ages::grace_left`].
+/// See [`openorch_chassis::expiry::ExpiryGrace::remaining`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClockGraceRow {

@@ -31,7 +31,7 @@ use crate::user::{
     shared::rows::{ALL_APPS, DEFAULT_APP},
 };
 
-/// See [`openorch_api::Permission::of_all_apps`].
+/// See [`openorch_api::Permission::platform_scoped`].
 static PLATFORM_SCOPED: LazyLock<HashSet<&str>> = LazyLock::new(|| {
     openorch_api::permissions()
         .filter(|permission| permission.platform_scoped)
