@@ -27,7 +27,7 @@ pub struct BudgetSettings {
     /// Bytes for all requests together.
     pub total: usize,
     /// Bytes for the requests of one client address (an IPv6 address counts as its /64), and of one account, loopback
-    /// excepted. The only request of an address and account may exceed it.
+    /// excepted. A request may exceed it while the address and account have no other.
     pub per_address: usize,
     /// How long a request waits for memory.
     pub wait: Duration,
@@ -44,7 +44,7 @@ pub struct MemoryBudget {
 #[derive(Default)]
 struct Used {
     total: usize,
-    /// Of large bodies that are still being received.
+    /// Bytes of large bodies that are still being received.
     arriving: usize,
     by_address: HashMap<IpAddr, usize>,
     by_account: HashMap<Arc<str>, usize>,
@@ -93,7 +93,8 @@ pub enum BudgetClass {
 
 /// Maximum bytes of a request that may use the last quarter of the budget: a sign-in needs less.
 const SMALL_REQUEST: usize = 16 << 10;
-/// Divisor: this fraction of the budget is reserved for programs on this machine, whose signed-in requests may use all of the budget.
+/// Divisor: this fraction of the budget is reserved for programs on this machine, whose signed-in requests may use all of
+/// it.
 const LOCAL_FRACTION: usize = 16;
 
 /// Bytes reserved for one request, released on drop.
@@ -198,8 +199,8 @@ impl Reservation {
         self.wait_for(more, false).await
     }
 
-    /// Like [`Reservation::grow`], for a body that is still being received: large ones may use half of the budget together,
-    /// since they take as long as their clients like.
+    /// Like [`Reservation::grow`], for a body that is still being received: all large ones together may use half of the
+    /// budget, since their clients decide how long they take.
     pub async fn grow_arriving(&mut self, more: usize) -> Result<()> {
         self.wait_for(more, true).await
     }
@@ -260,7 +261,7 @@ impl Reservation {
         }
         let exceeds = |share: Option<&usize>| {
             let share = share.copied().unwrap_or_default();
-            // The only request may exceed it.
+            // A request may exceed the limit while there is no other.
             share != self.bytes && share.saturating_add(more) > per_address
         };
         if self.address.as_ref().is_some_and(|address| exceeds(used.by_address.get(address))) {

@@ -41,7 +41,7 @@ pub struct FairPermit<K: Hash + Eq + Clone> {
     has_waited: bool,
 }
 
-/// Those who take turns: an account, or a client network.
+/// A key of a fair semaphore: an account or a client network.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Requester {
     Account(Arc<str>),
@@ -53,7 +53,7 @@ pub enum Requester {
 const PREFIX_LENGTHS: [u32; 3] = [48, 56, 64];
 
 impl Requester {
-    /// The keys by which a call takes turns: its networks, widest first, then its account if it has one.
+    /// The nested keys of a call: its networks, widest first, then its account if it has one.
     pub fn path(client: IpAddr, account: Option<&Arc<str>>) -> Vec<Requester> {
         let networks = match client.to_canonical() {
             IpAddr::V6(address) => PREFIX_LENGTHS

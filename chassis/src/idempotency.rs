@@ -30,7 +30,7 @@ const MAX_KEY_LENGTH: usize = 255;
 const MAX_ANSWER_BYTES: usize = 16 << 10;
 /// Upper bound of the setting per account: the answers of an account are deleted in one batch.
 const MAX_PER_ACCOUNT: u64 = 10_000;
-/// The last quarter of all stored answers is for accounts that have at most this many, with the calls in progress.
+/// The last quarter of all stored answers is for accounts that have at most this many, including calls in progress.
 const FEW: u64 = 20;
 /// Maximum answers removed in one batch.
 const BATCH_SIZE: u64 = 1000;

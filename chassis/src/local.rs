@@ -23,8 +23,8 @@ pub enum NonLocalReason {
 #[derive(Clone, Copy, Debug)]
 pub struct LocalRequest;
 
-/// Stands for the addresses of all requests that have a loopback address and do not come from a program on this machine. No
-/// client has an address of this prefix (100:0:0:1::/64, RFC 9780).
+/// Replaces the address of requests from loopback that do not come from a program on this machine, for counting. No client
+/// has an address of this prefix (100:0:0:1::/64, RFC 9780).
 pub const FOREIGN_ON_LOOPBACK: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x100, 0, 0, 1, 0, 0, 0, 0));
 
 /// The first reason not to treat a request as local. `host` is the authority of the request target if it has one, else

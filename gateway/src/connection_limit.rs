@@ -15,7 +15,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::{Metrics, client_limits::ConnectionUsage, conn_tracker::ConnState};
 
-/// One in so many slots is reserved for exempt addresses; as many connections may wait for a slot.
+/// Divisor: this fraction of the slots is reserved for exempt addresses, and the same number of connections may wait for a
+/// slot.
 const RESERVED_FRACTION: usize = 16;
 
 pub struct ConnectionLimiter {

@@ -112,7 +112,7 @@ impl Exchange {
         }
     }
 
-    /// Milliseconds since which it buffers data: data of the response is unread, or a large head waits for a response.
+    /// For how many milliseconds it has buffered data: unread response data, or a large head that waits for a response.
     pub fn buffered_for(&self, now: u64) -> Option<u64> {
         let waits = self.head_bytes.load(Relaxed) > 0 && !self.is_answered.load(Relaxed);
         self.unread_for(now).or(waits.then(|| self.age(now)))
@@ -217,7 +217,7 @@ impl Exchange {
         self.unread_for(now).is_some_and(|time| u128::from(time) >= limit.as_millis())
     }
 
-    /// Milliseconds since which ready data is unread.
+    /// For how many milliseconds ready data has been unread.
     pub fn unread_for(&self, now: u64) -> Option<u64> {
         let offered = self.ready_since.load(Relaxed);
         (offered != NOT_SET).then(|| now.saturating_sub(offered))

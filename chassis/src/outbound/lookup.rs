@@ -59,7 +59,7 @@ pub fn system_resolver() -> Arc<Resolver> {
 pub enum Purpose {
     /// A registration or a probe, for which accounts can choose any number of names.
     Check = 0,
-    /// A request to an instance, which must not queue behind those.
+    /// A request to an instance, which must not queue behind registrations and probes.
     Request = 1,
 }
 

@@ -1,6 +1,7 @@
-//! Long work: lists that may be long, and heavy writes. Both run on blocking threads, a few at once, in turns: first networks,
-//! then the accounts within each. Lists do not wait behind writes, and admins and programs on this machine wait behind neither.
-//! How many calls of one account or network wait, and for how long, is limited, since each holds a request and its memory.
+//! Queues for long work: lists that may be long, and heavy writes. A few calls run at once, on blocking threads, and waiting
+//! calls are served round-robin among networks, then among the accounts within each. Lists and writes have separate queues;
+//! admins and programs on this machine have another. The number of waiting calls of one account or network and their waiting
+//! time are limited, since each holds a request and its memory.
 
 use std::{
     collections::HashMap,
@@ -43,7 +44,7 @@ pub(super) struct LongWork {
 #[derive(Clone)]
 pub(crate) struct WorkQueue {
     semaphore: FairSemaphore<Requester>,
-    /// Of admins and programs on this machine, shared by both kinds.
+    /// For admins and programs on this machine, shared by both kinds of work.
     operators: FairSemaphore<Requester>,
     waiting: Arc<WaitingCounts>,
 }

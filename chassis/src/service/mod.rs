@@ -58,9 +58,9 @@ pub struct RequestContext {
 }
 
 impl RequestContext {
-    /// The address by which sign-ins are counted. Requests that have a loopback address and do not come from a program on
-    /// this machine, from web pages and proxies, are counted together at [`FOREIGN_ON_LOOPBACK`]: they must not use up what
-    /// programs on this machine have.
+    /// The address by which sign-ins are counted. Requests from loopback that do not come from a program on this machine
+    /// (those of web pages and proxies) are counted together at [`FOREIGN_ON_LOOPBACK`], so that they do not use up the
+    /// limits of programs on this machine.
     pub fn counted_address(&self) -> std::net::IpAddr {
         match self.client_ip.is_loopback() && !self.is_local {
             true => FOREIGN_ON_LOOPBACK,
@@ -259,7 +259,8 @@ impl<S: Send + Sync + 'static> ServiceBuilder<S> {
     }
 
     /// Binds the handler of an operation that exempts the owner of what the input names, or the account itself, from its
-    /// permission: `owner` returns the id of that account, or an error if the caller can see no such thing.
+    /// permission: `owner` returns the id of that account, or an error if the resource does not exist or is hidden from the
+    /// caller.
     pub fn on_owned<I, O, W, F, R>(self, op: Op<I, O>, owner: W, handler: F) -> Self
     where
         I: Input,
@@ -521,7 +522,7 @@ mod long_answer_tests {
         ..op::DEFAULT
     };
 
-    /// There is one async worker, which must stay free while the list is made.
+    /// There is one async worker, which must stay free while the list is built.
     #[tokio::test]
     async fn a_long_answer_is_made_beside_the_async_workers() {
         let (send, wait) = mpsc::channel::<()>();

@@ -123,7 +123,7 @@ pub async fn delete(cx: Cx<Registry>, Path(url): Path<NodeUrl>) -> Result<NoCont
     Ok(NoContent)
 }
 
-/// The newest stored heartbeat of any node: the latest time at which a daemon is known to have run, by its clock.
+/// The newest stored heartbeat of any node: the last time, by its own clock, at which a daemon is known to have been running.
 pub async fn last_heartbeat(store: &Arc<dyn Store>) -> Result<Option<Time>> {
     let nodes: Table<NodeRow> = Table::new(store.clone(), &NODES);
     let found = nodes.find(&Query::all().limit(MAX_NODES_READ)).await?;

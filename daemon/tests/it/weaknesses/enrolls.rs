@@ -234,7 +234,7 @@ async fn w162_what_came_by_a_contact_has_no_part_in_what_may_be_given_by_id() {
     assert_eq!(told[0], told[1]);
     let statuses: Vec<u16> = told[0].iter().map(|(status, _)| *status).collect();
     assert_eq!(statuses, [200, 200, 200, 403, 403]);
-    // The same for organizations, whoever gave the other roles.
+    // The same for organizations, regardless of which account assigned the other roles.
     let founding = json!({ "id": "org_eve" });
     assert_eq!(status(&daemon, "POST", "/user-svc/organization", &eve, founding).await, 200);
     for token in [&victim, &other] {

@@ -376,7 +376,7 @@ async fn w174_an_account_that_changes_all_the_time_is_deleted_nevertheless() {
         Daemon::with_flags(&["--api-max-writes-per-account", "1000000", "--api-max-writes-burst", "1000000"]).await;
     let daemon = Arc::new(daemon);
     let (eve, pal, admin) = (daemon.register("eve").await, daemon.register("pal").await, daemon.admin().await);
-    // Its organizations make the deletion take longer than the next change of it.
+    // Because of its organizations, the deletion takes longer than the next change of the account.
     for part in 0..10 {
         let found = (0..20).map(
             |n| json!({ "operation": "createOrganization", "input": { "id": format!("org-{part}-{n}"), "name": "O" } }),

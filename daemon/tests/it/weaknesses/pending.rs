@@ -135,7 +135,7 @@ async fn w46_a_role_that_waits_for_a_contact_ends_with_the_rights_of_its_giver()
     let listed = daemon.call("POST", "/user-svc/enrolls", &admin, json!({ "contactId": "d@example.org" })).await;
     assert_eq!(listed.json()["enrolls"], json!([]));
     assert_eq!(arrive("dan", "d@example.org").await, user);
-    // An account's own role does not let anyone into an app after its giver is no longer an admin.
+    // A role owned by an account gives no access to an app once the account that assigned it is no longer an admin.
     make_app(&daemon, &admin, HOST).await;
     let (owner, id) = second_admin(&daemon, &admin, "owner").await;
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Quotas on an account's access rules, and its effects on names, lists and apps of others.
+//! Quotas on the access rules of an account, and on its effects on the names, lists and apps of other accounts.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! What all accounts have together: room for those that have little, and accounts of one network.
+//! Limits on all accounts together: the part reserved for accounts that own little, and registrations from one network.
 
 use std::collections::BTreeSet;
 

@@ -390,7 +390,7 @@ async fn w178_whoever_is_given_a_right_among_many_is_found_in_the_log() {
         let (text, names) = (found[0]["target"].as_str().unwrap(), found[0]["targets"].as_array().unwrap());
         assert!(text.len() < 1100 && text.ends_with(" more") && names.len() < 60, "{operation}: {text}");
     }
-    // What is refused, and what gives no right over the platform, is not worth so many names.
+    // Refusals, and changes that give no platform-wide right, are logged with fewer names.
     assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &daemon.register("eve").await, grant).await, 403);
     let own = json!({ "permits": [{ "permission": "giver:x", "slugs": behind_decoys("zz-decoy-300-with-a-long-slug"), "roles": ["user-svc:admin"] }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &giver, own).await, 200);

@@ -1,4 +1,5 @@
-//! Long work of many accounts: lists and heavy writes take turns by network, then by account, and who waits has a limit.
+//! Fair queueing of long work: lists and heavy writes are served round-robin by network, then by account, and the number of
+//! queued calls is limited.
 
 use std::{
     collections::BTreeMap,
@@ -13,10 +14,10 @@ use tokio::task::JoinSet;
 
 use crate::support::{Answer, Daemon, admin_behind_a_proxy, id_of, status};
 
-/// Where the accounts that keep the daemon busy are.
+/// The address of the accounts that keep the daemon busy.
 const CROWD: &str = "192.0.2.1";
 
-/// Calls from loopback are those of this machine, unless they name a client.
+/// A daemon that trusts loopback as a proxy: calls with `X-Forwarded-For` count as calls of that client.
 async fn behind_proxy() -> (Arc<Daemon>, String) {
     let daemon = Daemon::with_flags(&["--trusted-proxies", "127.0.0.0/8"]).await;
     let admin = admin_behind_a_proxy(&daemon).await;
@@ -32,7 +33,7 @@ async fn make_role(daemon: &Daemon, token: &str, id: &str) {
     assert_eq!(status(daemon, "POST", "/user-svc/role", token, json!({ "id": id, "name": "R" })).await, 200);
 }
 
-/// Gives a role to so many contacts.
+/// A request that assigns a role to this number of contacts.
 fn gives(role: &str, contacts: usize) -> Value {
     let one = |n: usize| json!({ "contactId": format!("c{n}@example.org"), "role": role });
     json!({ "enrolls": (0..contacts).map(one).collect::<Vec<_>>() })
@@ -116,7 +117,7 @@ async fn w172_who_was_put_out_is_not_answered_a_list_that_waited_for_its_turn() 
     }
     assert_eq!(status(&daemon, "POST", "/user-svc/organization", &owner, json!({ "id": "org" })).await, 200);
     let member = format!("/user-svc/organization/org/user/{}", id_of(&mallory));
-    // Again if the list may have been answered before the member was removed.
+    // Repeated if the list may have been returned before the member was removed.
     for _ in 0..10 {
         let add = json!({ "userId": id_of(&mallory) });
         assert_eq!(status(&daemon, "POST", "/user-svc/organization/org/user", &owner, add).await, 200);

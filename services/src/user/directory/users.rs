@@ -317,8 +317,8 @@ pub async fn release_slug(cx: Cx<Directory>, Path(slug): Path<DeletedSlug>) -> R
 }
 
 impl Directory {
-    /// Marks an account as being deleted and ends its sessions, without reading anything that it can change: from then on
-    /// nobody can sign in as it, and it is given no roles.
+    /// Marks an account as being deleted and revokes its sessions, without reading any data that the account can change. From
+    /// then on, sign-ins to the account and role assignments to it are refused.
     async fn begin_deletion(&self, call: &CallAudit, caller: &Caller, user: &UserRow) -> Result<()> {
         let tombstone = TombstoneRow { user_id: user.id.clone(), founder_id: String::new(), deleted_at: self.now() };
         let mut batch: Batch = not_admin_guard(caller, &user.id).into_iter().collect();

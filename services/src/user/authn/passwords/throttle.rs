@@ -22,7 +22,7 @@ const FREE_FOR_ACCOUNT: u32 = 20;
 const FREE_FOR_ADDRESS: u32 = 50;
 /// Maximum delay, in seconds; the first is one second, and each doubles the previous.
 const MAX_DELAY: i64 = 900;
-/// Failures are forgotten after so many seconds without another.
+/// Seconds without a failure after which previous failures are forgotten.
 const RESET_AFTER: i64 = 3600;
 /// Maximum number of cache entries; the least recently used are evicted first.
 const CACHE_CAPACITY: u64 = 50_000;
@@ -80,8 +80,8 @@ fn source_network(address: IpAddr) -> IpAddr {
 impl Throttle {
     pub fn new() -> Throttle {
         let loaded = Cache::new(CACHE_CAPACITY);
-        // The stored addresses of an account are loaded again once one of them was evicted: whoever signs in from very many
-        // networks must not make the throttle treat owners of other accounts as strangers.
+        // If an address of an account is evicted, its stored addresses are loaded again. Otherwise sign-ins from very many
+        // networks would make the known addresses of other accounts count as unknown.
         let to_evict: Cache<String, ()> = loaded.clone();
         let known = Cache::builder()
             .max_capacity(CACHE_CAPACITY)

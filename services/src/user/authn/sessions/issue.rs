@@ -36,7 +36,7 @@ pub struct SessionSlot<'a> {
     pub device: &'a str,
     /// For a token exchange: the session from which the new one is exchanged.
     pub exchanged_from: Option<&'a SessionRow>,
-    /// Changes of sessions take turns by network.
+    /// Serves changes of sessions round-robin among networks.
     pub client_ip: IpAddr,
 }
 

@@ -24,7 +24,7 @@ const LINK_BYTES: usize = 176;
 /// A name in a grant is stored in the row, the index for checks, and the index of grants by name.
 const NAME_BYTES: usize = 240;
 
-/// Divisor: an account owns little if it owns at most this part of its limit.
+/// Divisor: an account owns little if it uses at most this fraction of its limit.
 const SMALL_PART: usize = 64;
 
 /// Limits for accounts other than admins.
@@ -178,7 +178,7 @@ pub fn check_new_grants<'a>(fresh: impl Iterator<Item = &'a GrantRow>, limits: &
 }
 
 /// Refuses a change that increases the total above the limit. The last quarter is for accounts that own little, so that
-/// some accounts that own as much as they may do not take all. `own`: what the account owns after the change.
+/// a few accounts at their own limit do not use up the total. `own`: what the account owns after the change.
 pub fn check_total(had: usize, has: usize, own: usize, limits: &AccessLimits) -> Result<()> {
     let is_small = own <= limits.account_bytes / SMALL_PART;
     let most = if is_small { limits.total_bytes } else { limits.total_bytes / 4 * 3 };
