@@ -14,7 +14,9 @@ use crate::Time;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AuditEntry {
+    /// Id of the entry, `aud_…`.
     pub id: String,
+    /// When the call was made; the first call if the entry counts several.
     pub at: Time,
     /// The id of the calling account; empty for an anonymous call.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -25,6 +27,7 @@ pub struct AuditEntry {
     /// The slug of the service that called on behalf of the account with a delegated token.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub via_service: String,
+    /// The IP address of the client; empty in an entry without an actor that counts several calls.
     pub client_ip: String,
     /// The id of the operation, as `oo call` takes it.
     pub operation: String,
@@ -40,6 +43,7 @@ pub struct AuditEntry {
     /// The same targets as a list, without the omitted ones. Entries of older versions have none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<String>,
+    /// Whether the call succeeded or was refused.
     pub outcome: AuditOutcome,
     /// The HTTP status of the response.
     pub status: u16,
@@ -49,11 +53,13 @@ pub struct AuditEntry {
     pub count: u64,
 }
 
+/// Whether an audited call succeeded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum AuditOutcome {
     /// The call succeeded.
     #[default]
     Done,
+    /// The call was refused; `status` says why.
     Refused,
 }

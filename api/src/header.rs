@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 pub struct Header {
     /// In lower case: names are compared without regard to case (RFC 9110, 5.1).
     pub name: &'static str,
+    /// The description in the OpenAPI document.
     pub description: &'static str,
 }
 

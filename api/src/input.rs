@@ -12,8 +12,11 @@ use crate::strict;
 /// The parts of a request: path parameters in order and query pairs, both percent-decoded, and the JSON body.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RequestParts {
+    /// The values of the path parameters, in the order of the path template.
     pub path: Vec<String>,
+    /// The query parameters as pairs of key and value, in order; a key may occur more than once.
     pub query: Vec<(String, String)>,
+    /// The JSON body; `None` if there is none.
     pub body: Option<Value>,
 }
 
@@ -34,6 +37,7 @@ pub struct InputSchema {
     pub path: Vec<Schema>,
     /// An object schema whose properties are the query keys.
     pub query: Option<Schema>,
+    /// The schema of the JSON body; `None` if the operation reads none.
     pub body: Option<Schema>,
 }
 
@@ -41,8 +45,11 @@ pub struct InputSchema {
 pub trait Input: Sized + Send + 'static {
     /// Whether the operation reads a body.
     const HAS_BODY: bool;
+    /// The schemas of this input; `generator` collects the definitions that they reference.
     fn describe(generator: &mut SchemaGenerator) -> InputSchema;
+    /// Takes the input out of the parts of a request; fails if a part is missing or does not match the type.
     fn decode(parts: &mut RequestParts) -> Result<Self, InvalidInput>;
+    /// Adds the input to the parts of a request. The inverse of `decode`.
     fn encode(&self, parts: &mut RequestParts);
 }
 
@@ -62,7 +69,9 @@ pub struct Query<T>(pub T);
 pub trait PathValue: Sized + Send + 'static {
     /// Maximum number of characters.
     const MAX_LENGTH: usize;
+    /// Parses the percent-decoded text of the parameter; fails if it is not well-formed.
     fn parse(text: String) -> Result<Self, InvalidInput>;
+    /// The text of the parameter, before percent-encoding.
     fn text(&self) -> &str;
 }
 

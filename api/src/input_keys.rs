@@ -21,11 +21,14 @@ pub struct InputKeys {
 pub enum ParameterLocation {
     /// The path parameter of this index.
     Path(usize),
+    /// The query parameter of this name.
     Query,
+    /// The field of this name in the JSON body.
     Body,
 }
 
 impl InputKeys {
+    /// The parameters of the operation `row`.
     pub fn new(row: &Operation) -> InputKeys {
         let mut generator = SchemaSettings::draft2020_12().into_generator();
         let shape = (row.input)(&mut generator);

@@ -29,6 +29,7 @@ impl Limits {
 /// Why a text was rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JsonError {
+    /// The parser does not accept it: not UTF-8, not JSON, a duplicate key, too much nesting. The message says where.
     Invalid(InvalidInput),
     /// It has more values than [`Limits::values`], whose value is given here.
     TooManyValues(usize),

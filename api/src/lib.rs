@@ -2,6 +2,8 @@
 //! table without I/O (decoding, input validation, the OpenAPI document). Depends on no other crate of this workspace and
 //! on no web framework.
 
+#![warn(missing_docs)]
+
 pub mod audit;
 pub mod error;
 pub mod events;
@@ -40,8 +42,11 @@ pub use time::Time;
 pub struct Service {
     /// The first segment of its paths and the slug of its account.
     pub slug: &'static str,
+    /// The display name of its account, for example `Registry Svc`.
     pub name: &'static str,
+    /// Its operations, in the order of the document.
     pub operations: &'static [&'static Operation],
+    /// The permissions that it declares, which are seeded when the daemon first starts.
     pub permissions: &'static [&'static Permission],
     /// The error codes that this service declares.
     pub errors: &'static [&'static ErrorCode],
@@ -74,6 +79,8 @@ pub fn errors() -> impl Iterator<Item = &'static ErrorCode> {
 
 /// The built-in roles. Roles do not inherit: the admin account has only `ADMIN`.
 pub mod role {
+    /// Administrators of the platform.
     pub const ADMIN: &str = "user-svc:admin";
+    /// Every registered account.
     pub const USER: &str = "user-svc:user";
 }

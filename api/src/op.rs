@@ -14,15 +14,21 @@ use crate::{
     output::{self, Output, OutputSchema, Stream},
 };
 
+/// An HTTP method that operations use (RFC 9110, 9.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
+    /// `GET`: reads.
     Get,
+    /// `POST`: writes, unless the operation declares that it reads.
     Post,
+    /// `PUT`: creates or replaces what the request names.
     Put,
+    /// `DELETE`: removes what the request names.
     Delete,
 }
 
 impl Method {
+    /// The method as it is sent, in upper case.
     pub const fn as_str(self) -> &'static str {
         match self {
             Method::Get => "GET",
@@ -36,7 +42,9 @@ impl Method {
 /// Whether an operation changes state, which determines retries and auditing. A POST that lists is a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
+    /// It changes nothing.
     Read,
+    /// It may change something.
     Write,
 }
 
@@ -68,6 +76,7 @@ impl Idempotency {
 pub struct Permission {
     /// `<slug of the service>:<thing>:<verb>`.
     pub id: &'static str,
+    /// What it allows, in a sentence.
     pub description: &'static str,
     /// The built-in roles that have it when the daemon is first started.
     pub granted_to: &'static [&'static str],
@@ -82,14 +91,18 @@ pub const PLATFORM_SCOPED: bool = true;
 /// Who may call an operation.
 #[derive(Clone, Copy, Debug)]
 pub enum Access {
+    /// Anyone, without a token.
     Public,
     /// Any account with a valid token.
     SignedIn,
+    /// Accounts that satisfy the requirement.
     Needs(PermissionRequirement),
 }
 
+/// A permission that an operation needs, and the callers that do not need it.
 #[derive(Clone, Copy, Debug)]
 pub struct PermissionRequirement {
+    /// The permission, which the caller has through a role or a grant.
     pub permission: &'static Permission,
     /// Slugs of built-in services that may call the operation without the permission.
     pub exempt_slugs: &'static [&'static str],
@@ -110,6 +123,7 @@ pub struct Condition {
 /// Callers that do not need the permission. The service binds a function that finds the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exempt {
+    /// No one: every caller that is not an exempt service needs the permission.
     None,
     /// The owner of the resource that the input names.
     Owner,
@@ -118,10 +132,12 @@ pub enum Exempt {
 }
 
 impl Access {
+    /// Accounts with the permission.
     pub const fn needs(permission: &'static Permission) -> Access {
         Access::Needs(PermissionRequirement { permission, exempt_slugs: &[], exempt: Exempt::None })
     }
 
+    /// Also the built-in services with these slugs, without the permission. No effect unless a permission is needed.
     pub const fn or_slugs(self, also_slugs: &'static [&'static str]) -> Access {
         match self {
             Access::Needs(guard) => Access::Needs(PermissionRequirement { exempt_slugs: also_slugs, ..guard }),
@@ -129,6 +145,7 @@ impl Access {
         }
     }
 
+    /// Also the owner of the resource that the input names. No effect unless a permission is needed.
     pub const fn or_owner(self) -> Access {
         self.exempting(Exempt::Owner)
     }
@@ -156,6 +173,7 @@ impl Access {
 pub struct Operation {
     /// The operation id in the OpenAPI document, logs, metrics and `oo call`.
     pub id: &'static str,
+    /// The HTTP method, the same for all paths.
     pub method: Method,
     /// The path template, with `{name}` for path parameters.
     pub path: &'static str,
@@ -163,7 +181,9 @@ pub struct Operation {
     pub aliases: &'static [&'static str],
     /// The doc comment: its first sentence is the summary, the rest the description.
     pub doc: &'static str,
+    /// Who may call it.
     pub access: Access,
+    /// A rule that callers must satisfy besides `access`, if there is one.
     pub condition: Option<&'static Condition>,
     /// `None`: derived from the method (GET reads, all others write).
     pub effect: Option<Effect>,
@@ -197,7 +217,9 @@ pub struct Operation {
     pub max_values: Option<usize>,
     /// Rewrites alternative forms of the body (those of the successor API) into the canonical one, before decoding.
     pub normalize_body: Option<fn(&mut Value)>,
+    /// Describes the input. Construction of the schemas is expensive, so call it rarely.
     pub input: fn(&mut SchemaGenerator) -> InputSchema,
+    /// Describes the output. Construction of the schemas is expensive, so call it rarely.
     pub output: fn(&mut SchemaGenerator) -> OutputSchema,
 }
 
@@ -207,6 +229,7 @@ pub const DEFAULT_MAX_BODY_BYTES: usize = 4 << 20;
 pub const MAX_DECOMPRESSION_RATIO: usize = 4;
 
 impl Operation {
+    /// Whether it reads or writes, with the default of its method applied.
     pub fn effect(&self) -> Effect {
         match (self.effect, self.method) {
             (Some(effect), _) => effect,
@@ -351,11 +374,13 @@ impl Operation {
 
 /// An operation with its input and output types, so that a handler of the wrong type does not compile.
 pub struct Op<I, O> {
+    /// The declaration of the operation.
     pub row: &'static Operation,
     types: PhantomData<fn(I) -> O>,
 }
 
 impl<I: Input, O: Output> Op<I, O> {
+    /// Adds the types to the declaration `row`, which must be the one of this input and output.
     pub const fn new(row: &'static Operation) -> Op<I, O> {
         Op { row, types: PhantomData }
     }

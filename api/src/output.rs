@@ -13,6 +13,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// The status and schemas of an output, for the OpenAPI document.
 pub struct OutputSchema {
+    /// The HTTP status of a successful response.
     pub status: u16,
     /// Content type and schema, if there is a body.
     pub body: Option<(&'static str, Schema)>,
@@ -41,7 +42,9 @@ impl Stream {
 
 /// An encoded response body.
 pub struct Encoded {
+    /// The value of the header `Content-Type`.
     pub content_type: &'static str,
+    /// The bytes of the body, or their source.
     pub body: EncodedBody,
 }
 
@@ -53,12 +56,14 @@ pub enum EncodedBody {
     Shared(SharedDocument),
     /// Chunks in order; the first error ends the body.
     Chunks {
+        /// The chunks.
         pieces: ChunkIterator,
         /// Approximate bytes of memory that the source holds.
         held: usize,
     },
     /// Chunks that are produced asynchronously.
     Stream {
+        /// The chunks; `None` after the last one.
         pieces: ChunkStream,
         /// Approximate bytes of memory that the source holds.
         held: usize,
@@ -72,6 +77,7 @@ pub type ChunkStream = Box<dyn FnMut(&mut Context<'_>) -> Poll<Option<io::Result
 pub type ChunkIterator = Box<dyn Iterator<Item = Result<Bytes, serde_json::Error>> + Send>;
 
 impl Encoded {
+    /// A body that is encoded completely.
     pub fn whole(content_type: &'static str, bytes: impl Into<Bytes>) -> Encoded {
         Encoded { content_type, body: EncodedBody::Whole(bytes.into()) }
     }
@@ -84,12 +90,14 @@ impl Encoded {
 /// A static document, shared by all responses, with its entity tag.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SharedDocument {
+    /// The encoded document.
     pub bytes: Bytes,
     /// A strong validator, in quotes (RFC 9110, 8.8.3).
     pub etag: Arc<str>,
 }
 
 impl SharedDocument {
+    /// Takes an encoded document and computes its entity tag from the content.
     pub fn new(bytes: impl Into<Bytes>) -> SharedDocument {
         let bytes = bytes.into();
         // `DefaultHasher::new` uses fixed keys, so the tag is the same in every process.
@@ -99,15 +107,19 @@ impl SharedDocument {
     }
 }
 
+/// The output of an operation: its success status and body.
 pub trait Output: Sized + Send + 'static {
+    /// The status and schemas of this output; `generator` collects the definitions that they reference.
     fn describe(generator: &mut SchemaGenerator) -> OutputSchema;
     /// Encodes the body; `None` if there is none.
     fn encode(self) -> Result<Option<Encoded>, serde_json::Error>;
+    /// Decodes a complete body; fails if it does not match the type.
     fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error>;
     /// The HTTP status of the response.
     const STATUS: u16;
 }
 
+/// The content type of JSON (RFC 8259).
 pub const JSON: &str = "application/json";
 const OCTET_STREAM: &str = "application/octet-stream";
 
@@ -198,6 +210,7 @@ text_output! {
 
 /// 200 with binary data of any size, sent as it is produced.
 pub struct Download {
+    /// The data in order; the first error ends the download.
     pub pieces: ChunkStream,
     /// Approximate bytes of memory that `pieces` uses at any time.
     pub held: usize,
@@ -246,6 +259,7 @@ impl Output for SharedJson {
 /// A JSON response that consists of one possibly long list. The server encodes it item by item while the client reads,
 /// so that it is never in memory as a whole and its encoding does not block other requests.
 pub trait LongList: Send + 'static {
+    /// An element of the list.
     type Item: Serialize + Send + 'static;
     /// The key of the list in the JSON object.
     const KEY: &'static str;

@@ -17,6 +17,7 @@ use crate::{
     ops, permissions,
 };
 
+/// The contract of the daemon's own operations.
 pub static SERVICE: crate::Service = crate::Service {
     slug: "platform-svc",
     name: "OpenOrch",
@@ -97,17 +98,23 @@ ops! {
         (Query<MonitorRequestsRequest>) -> Events<RequestSeen>, access: Access::needs(&REQUEST_MONITOR);
 }
 
+/// What the daemon is, for clients that reach it at `/`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Welcome {
+    /// The name of the product, `OpenOrch`.
     pub name: String,
+    /// The version of the daemon, for example `0.1.0`.
     pub version: String,
+    /// The path of the API reference, `/docs`.
     pub docs: String,
 }
 
+/// The result of a liveness or readiness check that succeeded.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Health {
+    /// `ok` for liveness, `ready` for readiness.
     pub status: String,
 }
 
@@ -124,9 +131,11 @@ pub fn batch_operations() -> HashMap<&'static str, (&'static Operation, bool)> {
     crate::operations().map(|row| (row.id, (row, is_allowed(row)))).collect()
 }
 
+/// The calls of a batch.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CallOperationsRequest {
+    /// The calls, made in this order; from 1 to 20.
     #[schemars(length(min = 1, max = MAX_CALLS))]
     pub calls: Vec<OperationCall>,
     /// Whether to skip the remaining calls after the first failure.
@@ -134,6 +143,7 @@ pub struct CallOperationsRequest {
     pub stop_on_error: bool,
 }
 
+/// One call of a batch.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct OperationCall {
     /// The id of the operation, for example `listInstances`.
@@ -145,6 +155,7 @@ pub struct OperationCall {
     pub input: Map<String, Value>,
 }
 
+/// The results of a batch.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct CallOperationsResponse {
     /// In the order of the calls.
@@ -204,14 +215,19 @@ impl MonitorRequestsRequest {
 /// The class of an HTTP status: its first digit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum StatusClass {
+    /// 100 to 199: interim responses and protocol switches.
     #[serde(rename = "1xx")]
     Informational,
+    /// 200 to 299: success.
     #[serde(rename = "2xx")]
     Success,
+    /// 300 to 399: redirects, and 304 for a cached response that is still valid.
     #[serde(rename = "3xx")]
     Redirection,
+    /// 400 to 499: the request was refused.
     #[serde(rename = "4xx")]
     ClientError,
+    /// 500 to 599: the daemon or the service failed.
     #[serde(rename = "5xx")]
     ServerError,
 }
@@ -254,6 +270,7 @@ pub struct RequestSeen {
     /// The slug of the calling account; empty for an anonymous request.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub caller: String,
+    /// The HTTP status of the response.
     pub status: u16,
     /// Milliseconds until the end of the response.
     pub duration_ms: f64,

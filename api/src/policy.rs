@@ -8,6 +8,7 @@ use crate::{
     Access, Body, Json, Path, Time, errors, form, input, op::Idempotency, ops, path_values, permissions, user::Empty,
 };
 
+/// The contract of policy-svc.
 pub static SERVICE: crate::Service = crate::Service {
     slug: "policy-svc",
     name: "Policy Svc",
@@ -99,9 +100,11 @@ pub struct CheckRequest {
 /// Closed type: the published Go client rejects unknown keys.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CheckResponse {
+    /// Whether no policy forbids the request. A service should refuse it if this is `false`.
     pub allowed: bool,
 }
 
+/// The policy to create, or to replace the one with the id in the path.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct UpsertInstanceRequest {
     /// Published clients may write the key with a capital letter.
@@ -109,9 +112,11 @@ pub struct UpsertInstanceRequest {
     pub instance: PolicyInstance,
 }
 
+/// The policies of the caller's app, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ListInstancesResponse {
+    /// The policies; absent if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<PolicyInstance>,
 }
@@ -130,6 +135,7 @@ pub struct PolicyInstance {
     /// `rate-limit` or `blocklist`.
     #[schemars(extend("enum" = ["rate-limit", "blocklist"]))]
     pub template_id: String,
+    /// The parameters of the template; those that it does not use are ignored.
     pub parameters: PolicyParameters,
     /// Set by the daemon.
     pub created_at: Time,
@@ -139,8 +145,10 @@ pub struct PolicyInstance {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PolicyParameters {
+    /// Required with the template `rate-limit`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
+    /// Required with the template `blocklist`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocklist: Option<Blocklist>,
 }
@@ -177,8 +185,10 @@ pub enum Entity {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
+    /// Requests to each endpoint are counted separately.
     #[default]
     Endpoint,
+    /// Requests to all endpoints are counted together.
     Global,
 }
 

@@ -10,6 +10,7 @@ use crate::{
     json::{self, JsonError, Limits, MAX_DEPTH},
 };
 
+/// Which results of a list are returned, and in which order; all fields are optional.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Query {
@@ -35,9 +36,11 @@ pub struct Query {
     pub count: bool,
 }
 
+/// A condition that results must meet.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Filter {
+    /// How the fields are compared with the values; `equals` if omitted.
     pub op: Op,
     /// Dotted field paths; at least one must match.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -72,12 +75,15 @@ pub enum Op {
     Or,
 }
 
+/// A sort key: a field and a direction, or a random order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OrderBy {
+    /// Dotted path of the field, for example `createdAt`.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<256>")]
     pub field: String,
+    /// Whether to sort in descending order; ascending if omitted.
     #[serde(skip_serializing_if = "crate::user::is_false")]
     pub desc: bool,
     /// Random order, different for each query.

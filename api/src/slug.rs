@@ -63,6 +63,7 @@ impl Slug {
         is_reserved(&self.0)
     }
 
+    /// The text of the slug.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+/// A time in UTC, in RFC 3339 format with six decimals on the wire. [`Time::ZERO`] means "not set".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub Timestamp);
 
@@ -16,6 +17,7 @@ impl Time {
     /// Not set.
     pub const ZERO: Time = Time(Timestamp::constant(ZERO_SECOND, 0));
 
+    /// Whether the time is not set.
     pub fn is_zero(self) -> bool {
         self == Time::ZERO
     }

@@ -1,10 +1,12 @@
 //! The contract of registry-svc: definitions, instances and nodes.
 
-use std::collections::BTreeMap;
+mod definition;
+mod node;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::{definition::*, node::*};
 use crate::{
     Access, Body, Created, Json, NoContent, Path, Query, Time, errors, form, header,
     op::{Effect, Idempotency},
@@ -14,6 +16,7 @@ use crate::{
     user::{is_false, is_zero},
 };
 
+/// The contract of registry-svc.
 pub static SERVICE: crate::Service = crate::Service {
     slug: "registry-svc",
     name: "Registry Svc",
@@ -130,14 +133,18 @@ pub enum InstanceStatus {
     /// Registered, not probed yet.
     #[default]
     Unknown,
+    /// The last probe succeeded without delay.
     Healthy,
     /// It responds slowly or is draining; `details` says which.
     Degraded,
+    /// The last probe failed: no connection, or no success response from the health path; `details` says why.
     Unreachable,
+    /// Known to published clients; the daemon never sets it.
     Error,
 }
 
 impl InstanceStatus {
+    /// The name of the status on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             InstanceStatus::Unknown => "Unknown",
@@ -149,6 +156,8 @@ impl InstanceStatus {
     }
 }
 
+/// An instance to register. Of a known instance, omitted fields keep their values; with another URL, the parts of the
+/// address that are omitted follow the URL.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RegisterInstanceRequest {
@@ -159,20 +168,26 @@ pub struct RegisterInstanceRequest {
     /// The URL at which the daemon reaches the instance, for example `http://127.0.0.1:9311`.
     #[schemars(schema_with = "form::given_text::<2048>")]
     pub url: String,
+    /// The deployment that the instance belongs to, at most 256 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::name::<256>")]
     pub deployment_id: Option<String>,
+    /// The scheme of the address, for information; that of `url` if omitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::name::<256>")]
     pub scheme: Option<String>,
+    /// The host name of the address, for information; that of `url` if omitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::name::<256>")]
     pub host: Option<String>,
+    /// The IP address, for information; the host of `url` if omitted and that is an IP address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::name::<256>")]
     pub ip: Option<String>,
+    /// The port of the address, for information; that of `url` if omitted or 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// A path for information, at most 256 characters; requests are routed with their own path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::name::<256>")]
     pub path: Option<String>,
@@ -186,9 +201,11 @@ pub struct RegisterInstanceRequest {
     pub heartbeat_seconds: Option<u32>,
 }
 
+/// An empty object, unless the request carries `OpenOrch-Extended: 1`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RegisterInstanceResponse {
+    /// The registered instance; only if the request carries `OpenOrch-Extended: 1`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extra: Option<RegisterInstanceExtra>,
 }
@@ -197,13 +214,17 @@ pub struct RegisterInstanceResponse {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RegisterInstanceExtra {
+    /// The id of the instance, given or generated.
     pub id: String,
+    /// The status after the first probe; `Unknown` if the probe took too long to wait for.
     pub status: InstanceStatus,
 }
 
+/// Filters for instances; an omitted or empty field matches all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListInstancesRequest {
+    /// The id of the instance.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<2048>")]
     pub id: Option<String>,
@@ -211,26 +232,33 @@ pub struct ListInstancesRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<2048>")]
     pub slug: Option<String>,
+    /// The scheme of the address, for example `http`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<2048>")]
     pub scheme: Option<String>,
+    /// The host name of the address.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<2048>")]
     pub host: Option<String>,
+    /// The IP address.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<2048>")]
     pub ip: Option<String>,
+    /// The deployment that the instance belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<2048>")]
     pub deployment_id: Option<String>,
+    /// The path that was given at registration.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<2048>")]
     pub path: Option<String>,
 }
 
+/// The matching instances.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ListInstancesResponse {
+    /// The instances; absent if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<Instance>,
 }
@@ -244,22 +272,34 @@ impl LongList for ListInstancesResponse {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Instance {
+    /// Id of the instance, `inst_…` if it was generated.
     pub id: String,
+    /// The URL at which the daemon reaches the instance.
     pub url: String,
+    /// The status according to the last probe.
     pub status: InstanceStatus,
+    /// The deployment that the instance belongs to; absent if none was given.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub deployment_id: String,
+    /// The URL of the node at which the instance was first registered.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub node_url: String,
+    /// The last successful probe, or heartbeat of an instance with a heartbeat interval; the zero time if there was
+    /// none since the daemon started.
     pub last_heartbeat: Time,
+    /// The scheme of the address.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub scheme: String,
+    /// The host name of the address, or the IP address.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub host: String,
+    /// The IP address; absent if the host is a name and none was given.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub ip: String,
+    /// The port of the address.
     #[serde(skip_serializing_if = "is_zero")]
     pub port: u16,
+    /// The path that was given at registration; absent if there was none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub path: String,
     /// The reason for the status, in words.
@@ -268,8 +308,10 @@ pub struct Instance {
     /// The slug of the owner.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub slug: String,
+    /// Always absent; published clients know the key.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
+    /// Further fields; only if the request carries `OpenOrch-Extended: 1`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extra: Option<InstanceExtra>,
 }
@@ -278,237 +320,15 @@ pub struct Instance {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct InstanceExtra {
+    /// The id of the account that registered the instance.
     pub owner_id: String,
+    /// The path that is probed with HTTP GET; absent if a TCP connection suffices.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub health_path: String,
+    /// The heartbeat interval in seconds; absent if the instance sends no heartbeats.
     #[serde(skip_serializing_if = "is_zero")]
     pub heartbeat_seconds: u32,
     /// Whether the gateway currently routes requests to it.
     #[serde(skip_serializing_if = "is_false")]
     pub routable: bool,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct SaveDefinitionRequest {
-    pub definition: Definition,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct SaveDefinitionResponse {}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct ListDefinitionsResponse {
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub definitions: Vec<Definition>,
-}
-
-/// A service definition: its image or repository, its API and its settings.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Definition {
-    #[schemars(schema_with = "form::given_name::<128>")]
-    pub id: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<ImageSpec>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub repository: Option<RepositorySpec>,
-    #[serde(default, rename = "apiSpecs", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 1000))]
-    pub api_specs: Vec<ApiSpec>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 1000))]
-    pub clients: Vec<Client>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 1000))]
-    pub envars: Vec<EnvVar>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 1000))]
-    pub ports: Vec<PortMapping>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ImageSpec {
-    #[schemars(schema_with = "form::name::<2048>")]
-    pub name: String,
-    #[serde(default)]
-    #[schemars(length(max = 1000))]
-    pub internal_ports: Vec<u16>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct RepositorySpec {
-    #[schemars(schema_with = "form::name::<2048>")]
-    pub url: String,
-    #[serde(default)]
-    #[schemars(length(max = 1000))]
-    pub ports: Vec<u16>,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(schema_with = "form::name::<256>")]
-    pub version: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(schema_with = "form::name::<2048>")]
-    pub build_context: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(schema_with = "form::name::<2048>")]
-    pub container_file: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ApiSpec {
-    #[serde(skip_serializing_if = "String::is_empty")]
-    #[schemars(schema_with = "form::name::<2048>")]
-    pub url: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    #[schemars(schema_with = "form::name::<256>")]
-    pub protocol_type: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    #[schemars(schema_with = "form::name::<256>")]
-    pub version: String,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "form::words")]
-    pub metadata: BTreeMap<String, String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Client {
-    pub language: Language,
-    #[schemars(schema_with = "form::name::<2048>")]
-    pub url: String,
-}
-
-/// Languages that the published client knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Language {
-    JavaScript,
-    Python,
-    Java,
-    #[serde(rename = "C#")]
-    CSharp,
-    #[serde(rename = "C++")]
-    CPlusPlus,
-    Ruby,
-    Go,
-    Swift,
-    #[serde(rename = "PHP")]
-    Php,
-    TypeScript,
-    Kotlin,
-    Scala,
-    Perl,
-    Rust,
-    Haskell,
-    Clojure,
-    Elixir,
-    #[serde(rename = "Objective-C")]
-    ObjectiveC,
-    #[serde(rename = "F#")]
-    FSharp,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct EnvVar {
-    #[schemars(schema_with = "form::name::<1024>")]
-    pub key: String,
-    #[schemars(schema_with = "form::text::<65536>")]
-    pub value: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct PortMapping {
-    pub internal: u16,
-    pub host: u16,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct ListNodesRequest {
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "form::texts::<2048, 1000>")]
-    pub ids: Vec<String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct ListNodesResponse {
-    pub nodes: Vec<Node>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct NodeSelfResponse {
-    pub node: Node,
-}
-
-/// A machine that runs a daemon. Closed type: the published Go client rejects unknown keys.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Node {
-    pub id: String,
-    pub url: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub availability_zone: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub region: String,
-    pub last_heartbeat: Time,
-    pub usage: ResourceUsage,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub gpus: Vec<Gpu>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct ResourceUsage {
-    pub cpu: Usage,
-    pub memory: Usage,
-    pub disk: Usage,
-}
-
-/// `used` and `total` are in bytes for memory and disk, and in hundredths of a percent for the CPU.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct Usage {
-    pub used: u64,
-    pub total: u64,
-    pub percent: f64,
-}
-
-/// A GPU as reported by nvidia-smi: memory in MiB, power in watts, temperature in degrees Celsius.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Gpu {
-    /// `<URL of the node>:<index>`.
-    pub id: String,
-    pub intra_node_id: u32,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub name: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub bus_id: String,
-    pub temperature: f64,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub performance_state: String,
-    pub power_usage: f64,
-    pub power_cap: f64,
-    pub memory_usage: u32,
-    pub memory_total: u32,
-    pub gpu_utilization: f64,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub compute_mode: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub cuda_version: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub process_details: Vec<Process>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Process {
-    pub pid: u32,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub process_name: String,
-    pub memory_usage: u32,
 }
