@@ -228,8 +228,7 @@ impl Authz {
                 giving.batch.push(delete);
                 continue;
             };
-            let link =
-                RoleLinkRow::new(&row.value.app, user_id, &row.value.role_id, self.now()).of_pending(&row.value);
+            let link = RoleLinkRow::new(&row.value.app, user_id, &row.value.role_id, self.now()).of_pending(&row.value);
             let link = RoleLinkRow { by_admin: giver.is_admin(), ..link };
             // A role that the account already has stays as assigned, since another assigner may have fewer rights.
             // Roles above the quota stay pending, as they could not be assigned directly either. The response reveals
