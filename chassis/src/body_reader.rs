@@ -37,7 +37,9 @@ pub struct BodyLimits {
     pub decompressed_bytes: usize,
     /// Maximum ratio of decompressed to compressed size.
     pub decompression_ratio: usize,
+    /// The limits on the structure of JSON.
     pub json: Limits,
+    /// The time limits on receiving it.
     pub pace: Pace,
 }
 

@@ -120,6 +120,7 @@ enum ExhaustedLimit {
 }
 
 impl MemoryBudget {
+    /// A budget of which nothing is reserved yet.
     pub fn new(settings: BudgetSettings) -> Arc<MemoryBudget> {
         Arc::new(MemoryBudget { settings, used: Mutex::default(), freed: Notify::new(), refused: Counter::default() })
     }
@@ -289,6 +290,7 @@ impl Reservation {
         self.budget.freed.notify_waiters();
     }
 
+    /// The number of reserved bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

@@ -10,6 +10,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
+/// The source of time, which tests can replace.
 pub trait Clock: Send + Sync + 'static {
     /// The wall clock, which may be adjusted and may be wrong.
     fn now(&self) -> Timestamp;
@@ -103,6 +104,7 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
+    /// A clock that shows `start` until it is advanced.
     pub fn new(start: Timestamp) -> Arc<ManualClock> {
         Arc::new(ManualClock { wall: start.as_microsecond().into(), uptime: AtomicU64::new(1) })
     }

@@ -50,6 +50,8 @@ impl Encryptor {
         format!("v1.{}.{}", self.key_id, STANDARD.encode([&nonce[..], &sealed].concat()))
     }
 
+    /// Decrypts what [`Encryptor::encrypt`] returned for the same location. Fails if the key or the location is another
+    /// one, or if the value was modified.
     pub fn decrypt(&self, place: &str, envelope: &str) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
         let mut parts = envelope.splitn(3, '.');
         let (Some("v1"), Some(key_id), Some(text)) = (parts.next(), parts.next(), parts.next()) else {

@@ -13,12 +13,15 @@ use openorch_store::StoreError;
 pub struct Error {
     /// Identifies the error for programs and has the HTTP status of the response (decision "Refusals").
     pub code: &'static ErrorCode,
+    /// Says in a sentence what is wrong and what to do; shown to the caller.
     pub message: Cow<'static, str>,
+    /// The underlying error, for the log.
     pub cause: Option<Box<dyn error::Error + Send + Sync>>,
     /// Seconds to wait before a retry, where known.
     pub retry_after: Option<i64>,
 }
 
+/// A result with [`Error`] as the default error type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
@@ -73,6 +76,7 @@ impl Error {
         self
     }
 
+    /// Sets the underlying error, which is logged.
     pub fn with_cause(mut self, cause: impl Into<Box<dyn error::Error + Send + Sync>>) -> Error {
         self.cause = Some(cause.into());
         self

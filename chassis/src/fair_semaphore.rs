@@ -44,7 +44,9 @@ pub struct FairPermit<K: Hash + Eq + Clone> {
 /// A key of a fair semaphore: an account or a client network.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Requester {
+    /// The id of an account.
     Account(Arc<str>),
+    /// The first address of a client network.
     Network(IpAddr),
 }
 

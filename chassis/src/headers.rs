@@ -28,6 +28,7 @@ impl DeclaredHeaders {
         DeclaredHeaders(extended.into_iter().collect())
     }
 
+    /// The value of a declared field; several lines of a field are joined by commas.
     pub fn get(&self, header: &Header) -> Option<&str> {
         self.0.iter().find(|(name, _)| *name == header.name).map(|(_, value)| value.as_str())
     }

@@ -38,7 +38,9 @@ const BATCH_SIZE: u64 = 1000;
 /// Limits on the number of stored answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    /// Maximum number of an account.
     pub per_account: u64,
+    /// Maximum number of all accounts together.
     pub total: u64,
 }
 
@@ -276,6 +278,7 @@ impl IdempotencyStore {
         Write::DeleteWhere { collection: ANSWERS.name, filters: vec![Filter::equals("accountId", user_id)] }
     }
 
+    /// Discards the cached number of answers, so that it is counted again.
     pub fn invalidate_count(&self) {
         *lock(&self.count) = None;
     }

@@ -11,7 +11,9 @@ use crate::{BoxFuture, Result};
 /// The authenticated account of a request.
 #[derive(Clone, Debug)]
 pub struct Caller {
+    /// The id of the account.
     pub user_id: Arc<str>,
+    /// The slug of the account.
     pub slug: Arc<str>,
     /// The session of the token; empty for a call that the daemon makes itself.
     pub session_id: Arc<str>,
@@ -26,6 +28,7 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Whether the account has the role `user-svc:admin`.
     pub fn is_admin(&self) -> bool {
         self.roles.iter().any(|role| **role == *openorch_api::role::ADMIN)
     }
@@ -38,9 +41,21 @@ pub enum ForwardedAuth {
     /// Not issued by this daemon: forwarded unchanged.
     Untouched,
     /// A delegated token that may be sent to this service: forwarded unchanged.
-    Delegated { credential: Credential, caller: Arc<str> },
+    Delegated {
+        /// The delegated token.
+        credential: Credential,
+        /// The slug of the token's account.
+        caller: Arc<str>,
+    },
     /// A session token: replaced by a delegated token for this service.
-    Replace { authorization: HeaderValue, session_id: Arc<str>, caller: Arc<str> },
+    Replace {
+        /// The value of `Authorization` with the delegated token.
+        authorization: HeaderValue,
+        /// The session of the replaced token.
+        session_id: Arc<str>,
+        /// The slug of the token's account.
+        caller: Arc<str>,
+    },
 }
 
 /// The credential of a request in progress. The request ends when its credential does.
@@ -49,9 +64,15 @@ pub enum Credential {
     /// The token of this session.
     Session(Arc<str>),
     /// A session token used for a built-in operation that needs this permission.
-    Permission { session_id: Arc<str>, permission: &'static str },
+    Permission {
+        /// The session of the token.
+        session_id: Arc<str>,
+        /// The id of the permission.
+        permission: &'static str,
+    },
     /// A delegated token that a service forwards.
     Delegated {
+        /// The session that the token was derived from.
         session_id: Arc<str>,
         /// The slug of the service that the token was minted for.
         audience: Arc<str>,
@@ -63,6 +84,7 @@ pub enum Credential {
 }
 
 impl Credential {
+    /// The session that the credential belongs to.
     pub fn session_id(&self) -> &Arc<str> {
         match self {
             Credential::Session(session_id)
@@ -72,6 +94,7 @@ impl Credential {
     }
 }
 
+/// Authenticates and authorizes callers. Implemented by the user service.
 pub trait Identity: Send + Sync + 'static {
     /// The account of `token` (without `Bearer `), for a built-in operation. Fails with `Unauthenticated` for a token that
     /// is malformed, from another issuer, revoked, or past its `exp` where that is enforced; with `Unavailable` where the
@@ -120,6 +143,7 @@ pub trait Identity: Send + Sync + 'static {
 /// Whether an account has a running instance. The sessions of such an account never become idle (decision "Sessions are
 /// the authority").
 pub trait InstancePresence: Send + Sync + 'static {
+    /// Whether the account has an instance that is running.
     fn has_live_instance(&self, user_id: &str) -> bool;
 }
 

@@ -13,6 +13,7 @@ const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmn
 const EPOCH_SECOND: i64 = 1_409_529_600;
 const RANDOM_LENGTH: usize = 24;
 
+/// Generates ids.
 pub struct Ids {
     clock: Arc<dyn Clock>,
     /// Random at each start, so that ids do not repeat after the clock was set back.
@@ -22,6 +23,7 @@ pub struct Ids {
 }
 
 impl Ids {
+    /// A generator of ids with the time of this clock. Panics if the operating system gives no random bytes.
     pub fn new(clock: Arc<dyn Clock>) -> Ids {
         let mut drawn = [0; 2];
         getrandom::fill(&mut drawn).expect("the operating system gives random bytes");

@@ -1,5 +1,7 @@
 //! The framework of the built-in services: errors, traits between components, and the router over the table of operations.
 
+#![warn(missing_docs)]
+
 use std::{
     future::Future,
     net::SocketAddr,
@@ -51,12 +53,15 @@ pub use openorch_api::{ErrorCode, error as codes, platform::RequestSeen};
 pub use platform::{LocalNode, Module, Platform};
 pub use service::{BuiltService, Cx, ServiceBuilder};
 
+/// A boxed, sendable future: the return type of asynchronous methods of trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The connection a request came on.
 #[derive(Clone, Debug)]
 pub struct Peer {
+    /// The address and port of the peer: a client or a proxy.
     pub address: SocketAddr,
+    /// Whether the connection is encrypted with TLS.
     pub tls: bool,
 }
 
@@ -64,6 +69,7 @@ pub struct Peer {
 /// of them is active.
 #[derive(Debug, Default)]
 pub struct CallInfo {
+    /// The id of the called operation.
     pub operation: OnceLock<&'static str>,
     /// The slug of the built-in service that serves the operation.
     pub service: OnceLock<&'static str>,

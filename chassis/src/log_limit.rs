@@ -25,6 +25,7 @@ impl LogLimit {
         LogLimit::new(1, Duration::from_secs(60))
     }
 
+    /// At most this number of lines in each period.
     pub const fn new(lines: u32, period: Duration) -> LogLimit {
         let state = State { period_began: None, written: 0, suppressed: 0 };
         LogLimit { lines, period, state: Mutex::new(state) }

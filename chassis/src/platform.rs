@@ -35,19 +35,25 @@ pub struct Module {
 pub struct Platform {
     /// For reads, and for writes of background tasks. The changes of a call are committed by [`Platform::commit`].
     pub store: Arc<dyn Store>,
+    /// The source of time.
     pub clock: Arc<dyn Clock>,
     /// Consulted before anything expires by age.
     pub expiry: Arc<ExpiryGrace>,
+    /// Generates the ids of documents.
     pub ids: Arc<Ids>,
+    /// Encrypts what is stored encrypted.
     pub encryptor: Encryptor,
+    /// The audit log.
     pub audit: Arc<Audit>,
     /// Where each service registers its metrics.
     pub metrics: Arc<Registry>,
+    /// Sends e-mail.
     pub mailer: Arc<dyn Mailer>,
     /// Opens connections to addresses configured by users.
     pub outbound: Arc<Outbound>,
     /// The gateway's routing table.
     pub routes: Arc<dyn Routes>,
+    /// The URL and the data directory of this daemon.
     pub node: LocalNode,
     /// Maximum number of entries of a list without pagination (decision "Queries and lists").
     pub max_unpaged_list: usize,

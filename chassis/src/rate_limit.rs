@@ -12,7 +12,9 @@ use std::{
 /// The average rate and the burst size. Zero counts as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
+    /// Tokens added per second.
     pub per_second: u32,
+    /// Maximum number of tokens that accumulate.
     pub burst: u32,
 }
 
@@ -35,11 +37,13 @@ struct State<K> {
 }
 
 impl<K: Hash + Eq + Clone> RateLimiter<K> {
+    /// A limiter in which every key has a full burst.
     pub fn new(rate: Rate) -> RateLimiter<K> {
         let rate = Rate { per_second: rate.per_second.max(1), burst: rate.burst.max(1) };
         RateLimiter { rate, state: Mutex::new(State { full_at: HashMap::new(), sweep_at: MIN_SWEEP_SIZE }) }
     }
 
+    /// The rate of each key.
     pub fn rate(&self) -> Rate {
         self.rate
     }

@@ -24,6 +24,7 @@ static CORS: LazyLock<[(header::HeaderName, HeaderValue); 4]> = LazyLock::new(||
     ]
 });
 
+/// Adds the CORS headers of the API to a response.
 pub fn with_cors(mut response: Response<Body>) -> Response<Body> {
     for (name, value) in CORS.iter() {
         response.headers_mut().insert(name, value.clone());
@@ -31,6 +32,7 @@ pub fn with_cors(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
+/// The response to a successful call. Without `encoded`, the body is empty.
 pub fn success(status: StatusCode, encoded: Option<Encoded>) -> Response<Body> {
     let (content_type, body, etag) = match encoded {
         Some(Encoded { content_type, body }) => {
@@ -84,6 +86,7 @@ pub fn error_body(code: &ErrorCode, sentence: &str) -> String {
     format!("{{\"error\": {}, \"code\": \"{}\"}}", serde_json::Value::from(sentence), code.id)
 }
 
+/// The response to a failed call: the error's status with its sentence and code as JSON.
 pub fn failure(error: &Error) -> Response<Body> {
     let mut response = Response::new(Body::from(error_body(error.code, &error.message)));
     *response.status_mut() = error.status();

@@ -18,8 +18,11 @@ pub enum Eligibility {
 /// An instance as the gateway's routing table stores it.
 #[derive(Clone, Debug)]
 pub struct Backend {
+    /// The id of the instance.
     pub instance_id: Arc<str>,
+    /// Where requests to the instance are sent.
     pub url: Arc<InstanceUrl>,
+    /// Whether requests may be routed to it.
     pub eligibility: Eligibility,
 }
 
@@ -42,5 +45,6 @@ pub type UnreachableReports = tokio::sync::mpsc::Sender<Arc<str>>;
 
 /// Called for instances that the gateway could not connect to.
 pub trait UnreachableHook: Send + Sync + 'static {
+    /// The gateway could not connect to the instance with this id.
     fn unreachable(&self, instance_id: &str);
 }

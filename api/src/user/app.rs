@@ -20,6 +20,7 @@ pub struct App {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ListAppsRequest {
+    /// Apps with these ids.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "form::texts::<128, 1000>")]
     pub ids: Vec<String>,
@@ -29,6 +30,7 @@ pub struct ListAppsRequest {
     pub host: Vec<String>,
 }
 
+/// Response of `listApps`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ListAppsResponse {
@@ -36,18 +38,23 @@ pub struct ListAppsResponse {
     pub apps: Vec<App>,
 }
 
+/// Body of `readApp`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReadAppRequest {
+    /// Host of the app.
     #[schemars(schema_with = "form::given_text::<260>")]
     pub host: String,
 }
 
+/// Response of `readApp`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ReadAppResponse {
+    /// The app with this host.
     pub app: App,
 }
 
+/// Body of `updateApp`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateAppRequest {
@@ -62,6 +69,7 @@ pub struct UpdateAppRequest {
     pub new_host: String,
 }
 
+/// Query parameters of `deleteApp`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct DeleteAppRequest {
@@ -71,9 +79,11 @@ pub struct DeleteAppRequest {
     pub cascade: bool,
 }
 
+/// Response of `updateApp`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct UpdateAppResponse {
+    /// The app as it was saved.
     pub app: App,
 }
 

@@ -9,6 +9,7 @@ use crate::{
     form,
 };
 
+/// Body of `listAudit`. Entries must match all given filters.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListAuditRequest {
@@ -24,6 +25,7 @@ pub struct ListAuditRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<4096>")]
     pub target: Option<String>,
+    /// The outcome of the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<AuditOutcome>,
     /// At or after this time.
@@ -42,6 +44,7 @@ pub struct ListAuditRequest {
     pub after: Option<String>,
 }
 
+/// Response of `listAudit`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListAuditResponse {

@@ -6,22 +6,30 @@ use serde::{Deserialize, Serialize};
 use super::is_false;
 use crate::{Time, form};
 
+/// A contact of an account.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Contact {
+    /// The normalized form of `value`, as `removeContact` takes it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub id: String,
+    /// When the contact was added.
     pub created_at: Time,
+    /// When the contact was last changed.
     pub updated_at: Time,
+    /// Id of the account that has the contact; omitted where that is the account it is listed in.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub user_id: String,
+    /// Kind of contact, such as `email`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub platform: String,
+    /// The contact as it was given, for example an e-mail address.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub value: String,
     /// Whether the account has verified the contact with a code.
     #[serde(skip_serializing_if = "is_false")]
     pub verified: bool,
+    /// Whether it was the first contact of the account.
     #[serde(skip_serializing_if = "is_false")]
     pub is_primary: bool,
 }
@@ -31,9 +39,11 @@ pub struct Contact {
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ContactInput {
+    /// Kind of contact, such as `email`.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::name::<32>")]
     pub platform: String,
+    /// The contact, for example an e-mail address. Also accepted as `id`.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::name::<320>")]
     pub value: String,
@@ -41,11 +51,13 @@ pub struct ContactInput {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<128>")]
     pub otp_id: String,
+    /// The code that arrived at the contact.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<64>")]
     pub otp_code: String,
 }
 
+/// Body of `sendOtp` and `sendOwnOtp`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SendOtpRequest {
@@ -63,6 +75,7 @@ pub struct SendOtpRequest {
     pub contact_platform: String,
 }
 
+/// Response of `sendOtp` and `sendOwnOtp`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SendOtpResponse {
@@ -70,11 +83,14 @@ pub struct SendOtpResponse {
     pub otp_id: String,
 }
 
+/// Body of `verifyContact`.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifyContactRequest {
+    /// The `otpId` that `sendOwnOtp` returned.
     #[schemars(schema_with = "form::text::<128>")]
     pub otp_id: String,
+    /// The code that arrived at the contact.
     #[schemars(schema_with = "form::text::<64>")]
     pub otp_code: String,
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Time, form};
 
+/// Body of `createInvitation`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CreateInvitationRequest {
@@ -22,31 +23,42 @@ pub struct CreateInvitationRequest {
     pub role_ids: Option<Vec<String>>,
 }
 
+/// Response of `createInvitation`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct CreateInvitationResponse {
+    /// The invitation with its code.
     pub invitation: Invitation,
 }
 
+/// Response of `listInvitations`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ListInvitationsResponse {
+    /// The invitations of this page, without their codes.
     pub invitations: Vec<Invitation>,
     /// Cursor of the next page, to be sent as `after`; empty on the last page.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub next: String,
 }
 
+/// A code with which accounts can be registered while registration is by invitation.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Invitation {
+    /// Id of the invitation, `invi_…`.
     pub id: String,
     /// Only returned when the invitation is created.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub code: String,
+    /// When the invitation was created.
     pub created_at: Time,
+    /// When the invitation expires.
     pub expires_at: Time,
+    /// How many more accounts can be registered with it.
     pub uses_left: u32,
+    /// Ids of the roles that these accounts get.
     pub role_ids: Vec<String>,
+    /// Slug of the account that created it.
     pub created_by: String,
 }

@@ -24,6 +24,7 @@ use crate::{
     query::{self, PageRequest},
 };
 
+/// user-svc with its operations, permissions and errors.
 pub static SERVICE: crate::Service = crate::Service {
     slug: "user-svc",
     name: "User Svc",

@@ -10,15 +10,21 @@ use crate::{Time, form};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Organization {
+    /// Id of the organization; `org_…` if generated.
     pub id: String,
+    /// When the organization was created.
     pub created_at: Time,
+    /// When its name or slug was last saved.
     pub updated_at: Time,
+    /// Display name; omitted if empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
+    /// Unique name within the app; omitted if it has none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub slug: String,
 }
 
+/// Body of `createOrganization`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CreateOrganizationRequest {
@@ -27,6 +33,7 @@ pub struct CreateOrganizationRequest {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::organization_id_if_any")]
     pub id: String,
+    /// Display name; empty by default.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::name::<256>")]
     pub name: String,
@@ -36,36 +43,47 @@ pub struct CreateOrganizationRequest {
     pub slug: String,
 }
 
+/// Response of `createOrganization`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CreateOrganizationResponse {
+    /// The new organization.
     pub organization: Organization,
 }
 
+/// Body of `saveOrganization`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SaveOrganizationRequest {
+    /// Id of the organization to create or change. If omitted, the one with this slug is changed; if there is none, an
+    /// id is generated.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::organization_id_if_any")]
     pub id: String,
+    /// Unique name within the app, in the format of account slugs.
     #[schemars(schema_with = "form::slug")]
     pub slug: String,
+    /// Display name; empty by default.
     #[serde(default)]
     #[schemars(schema_with = "form::name::<256>")]
     pub name: String,
 }
 
+/// Response of `saveOrganization`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SaveOrganizationResponse {
+    /// The organization as it was saved.
     pub organization: Organization,
     /// The caller's session, with a token that includes the new role.
     pub token: super::AuthToken,
 }
 
+/// Body of `listOrganizations`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListOrganizationsRequest {
+    /// Organizations with these ids; all of the caller's app if empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "form::texts::<128, 1000>")]
     pub ids: Vec<String>,
@@ -82,22 +100,27 @@ pub struct ListOrganizationsRequest {
     pub after: Option<String>,
 }
 
+/// Response of `listOrganizations`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListOrganizationsResponse {
+    /// The organizations of this page, newest first.
     pub organizations: Vec<Organization>,
     /// Cursor of the next page, to be sent as `after` with the same filters; empty on the last page.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub next: String,
 }
 
+/// Body of `addUserToOrganization`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AddUserToOrganizationRequest {
+    /// Id of the account to add.
     #[schemars(schema_with = "form::given_name::<128>")]
     pub user_id: String,
 }
 
+/// Body of `saveMembership`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SaveMembershipRequest {
@@ -111,14 +134,17 @@ pub struct SaveMembershipRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Member {
+    /// The account.
     pub user: super::User,
     /// `admin` or `user`.
     pub role: String,
 }
 
+/// Response of `listMembers`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListMembersResponse {
+    /// The members of this page.
     pub members: Vec<Member>,
     /// Cursor of the next page, to be sent as `after`; empty on the last page.
     #[serde(skip_serializing_if = "String::is_empty")]

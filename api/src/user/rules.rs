@@ -11,9 +11,13 @@ use crate::{Time, form};
 pub struct Role {
     /// `<slug of its owner>:<name>`.
     pub id: String,
+    /// When the role was created.
     pub created_at: Time,
+    /// When the role was last saved.
     pub updated_at: Time,
+    /// Display name; may be empty.
     pub name: String,
+    /// What the role is for.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
     /// The account that defines its permissions.
@@ -27,10 +31,14 @@ pub struct Role {
 pub struct Permission {
     /// `<slug of its owner>:<thing>:<verb>`.
     pub id: String,
+    /// When the permission was created.
     pub created_at: Time,
+    /// When the permission was last saved.
     pub updated_at: Time,
+    /// Display name.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
+    /// What the permission allows.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
     /// The account that assigns it to roles.
@@ -38,6 +46,7 @@ pub struct Permission {
     pub owner_id: String,
 }
 
+/// Response of `getRoles`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GetRolesResponse {
@@ -49,15 +58,18 @@ pub struct GetRolesResponse {
     pub next: String,
 }
 
+/// Body of `createRole`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CreateRoleRequest {
     /// Starts with the caller's slug and a colon: `my-service:editor`.
     #[schemars(schema_with = "form::owned_id")]
     pub id: String,
+    /// Display name; empty by default.
     #[serde(default)]
     #[schemars(schema_with = "form::name::<256>")]
     pub name: String,
+    /// What the role is for; empty by default.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::name::<1024>")]
     pub description: String,
@@ -68,12 +80,15 @@ pub struct CreateRoleRequest {
     pub permission_ids: Option<Vec<String>>,
 }
 
+/// Response of `createRole`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CreateRoleResponse {
+    /// The role as it was saved.
     pub role: Role,
 }
 
+/// Response of `getPermissionsByRole`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GetPermissionsByRoleResponse {
@@ -84,6 +99,7 @@ pub struct GetPermissionsByRoleResponse {
     pub next: String,
 }
 
+/// Body of `setRolePermission`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SetRolePermissionsRequest {
@@ -93,45 +109,57 @@ pub struct SetRolePermissionsRequest {
     pub permission_ids: Vec<String>,
 }
 
+/// A permission to create or change.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PermissionInput {
     /// Starts with the caller's slug and a colon: `my-service:page:view`.
     #[schemars(schema_with = "form::owned_id")]
     pub id: String,
+    /// Display name; empty by default.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::name::<256>")]
     pub name: String,
+    /// What the permission allows; empty by default.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::name::<1024>")]
     pub description: String,
 }
 
+/// Body of `savePermissions`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SavePermissionsRequest {
+    /// The permissions to save, at most 1,000.
     #[schemars(length(max = 1000))]
     pub permissions: Vec<PermissionInput>,
 }
 
+/// Response of `savePermissions`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SavePermissionsResponse {
+    /// The permissions as they were saved.
     pub permissions: Vec<Permission>,
 }
 
+/// A permission to add to a role.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PermissionLink {
+    /// Id of the role.
     #[schemars(schema_with = "form::given_name::<256>")]
     pub role_id: String,
+    /// Id of the permission.
     #[schemars(schema_with = "form::given_name::<256>")]
     pub permission_id: String,
 }
 
+/// Body of `assignPermissions`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AssignPermissionsRequest {
+    /// The pairs of role and permission, at most 1,000.
     #[schemars(length(max = 1000))]
     pub permission_links: Vec<PermissionLink>,
 }
@@ -140,16 +168,20 @@ pub struct AssignPermissionsRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Grant {
+    /// Id of the grant; generated, `grn_…`, if omitted.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::name::<128>")]
     pub id: String,
+    /// Id of the permission that it gives.
     #[schemars(schema_with = "form::owned_id")]
     pub permission_id: String,
+    /// Slugs of the accounts that it is given to; they need not be registered yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "form::slugs::<1000>")]
     pub slugs: Vec<String>,
 }
 
+/// Body of `saveGrants`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SaveGrantsRequest {
@@ -158,6 +190,7 @@ pub struct SaveGrantsRequest {
     pub grants: Vec<Grant>,
 }
 
+/// Body of `listGrants`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListGrantsRequest {
@@ -179,9 +212,11 @@ pub struct ListGrantsRequest {
     pub after: Option<String>,
 }
 
+/// Response of `listGrants`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListGrantsResponse {
+    /// The grants of this page, including permits given to slugs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<Grant>,
     /// Cursor of the next page, to be sent as `after` with the same filters; empty on the last page.
@@ -193,17 +228,25 @@ pub struct ListGrantsResponse {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Permit {
+    /// Id of the app in which it applies, or `*` for all apps.
     pub app_id: String,
+    /// Id of the permit; `grn_…` if generated.
     pub id: String,
+    /// When the permit was created.
     pub created_at: Time,
+    /// When the permit was last saved.
     pub updated_at: Time,
+    /// Id of the permission that it gives.
     pub permission: String,
+    /// Slugs of the accounts that it is given to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub slugs: Vec<String>,
+    /// Ids of the roles that it is given to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
 }
 
+/// A permit to create or replace.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PermitInput {
@@ -216,23 +259,29 @@ pub struct PermitInput {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<260>")]
     pub app_host: String,
+    /// Id of the permission that it gives.
     #[schemars(schema_with = "form::owned_id")]
     pub permission: String,
+    /// Slugs of the accounts that it is given to; they need not be registered yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "form::slugs::<1000>")]
     pub slugs: Vec<String>,
+    /// Ids of the roles that it is given to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "form::names::<256, 1000>")]
     pub roles: Vec<String>,
 }
 
+/// Body of `savePermits`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SavePermitsRequest {
+    /// The permits to save, at most 1,000.
     #[schemars(length(max = 1000))]
     pub permits: Vec<PermitInput>,
 }
 
+/// Body of `listPermits`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListPermitsRequest {
@@ -254,9 +303,11 @@ pub struct ListPermitsRequest {
     pub after: Option<String>,
 }
 
+/// Response of `listPermits`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListPermitsResponse {
+    /// The permits of this page, including grants.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub permits: Vec<Permit>,
     /// Cursor of the next page, to be sent as `after` with the same filters; empty on the last page.
@@ -264,6 +315,7 @@ pub struct ListPermitsResponse {
     pub next: String,
 }
 
+/// Body of `listPermissions`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListPermissionsRequest {
@@ -280,6 +332,7 @@ pub struct ListPermissionsRequest {
     pub after: Option<String>,
 }
 
+/// Response of `listPermissions`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListPermissionsResponse {
@@ -290,14 +343,19 @@ pub struct ListPermissionsResponse {
     pub next: String,
 }
 
+/// Response of `hasPermission`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HasPermissionResponse {
+    /// Whether the caller has the permission.
     pub authorized: bool,
+    /// Id of the app of the caller's session, in which the permission was checked.
     pub app_id: String,
+    /// The app of the caller's session.
     pub app: super::App,
     /// Until when the result may be cached.
     pub until: Time,
+    /// The account of the caller.
     pub user: super::User,
 }
 
@@ -318,9 +376,11 @@ pub struct Delegation {
     pub services: Vec<String>,
 }
 
+/// Response of `listDelegations`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ListDelegationsResponse {
+    /// The delegations, sorted by slug.
     pub delegations: Vec<Delegation>,
 }
 
@@ -328,21 +388,28 @@ pub struct ListDelegationsResponse {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Enroll {
+    /// Id of the enroll, to delete it with.
     pub id: String,
+    /// Id of the app in which the role applies, or `*` for all apps.
     pub app_id: String,
+    /// When the role was given.
     pub created_at: Time,
+    /// The same as `createdAt`: an enroll does not change.
     pub updated_at: Time,
+    /// Id of the account that has the role; omitted if `contactId` is set.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub user_id: String,
     /// The contact, if no account has verified it yet.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub contact_id: String,
+    /// Id of the role.
     pub role: String,
     /// The account that gave the role.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub created_by: String,
 }
 
+/// A role to give to an account or a contact.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EnrollInput {
@@ -358,17 +425,21 @@ pub struct EnrollInput {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::name::<320>")]
     pub contact_id: String,
+    /// Id of the role.
     #[schemars(schema_with = "form::given_name::<256>")]
     pub role: String,
 }
 
+/// Body of `saveEnrolls`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SaveEnrollsRequest {
+    /// The roles to give, at most 1,000.
     #[schemars(length(max = 1000))]
     pub enrolls: Vec<EnrollInput>,
 }
 
+/// Response of `saveEnrolls`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SaveEnrollsResponse {
@@ -380,12 +451,15 @@ pub struct SaveEnrollsResponse {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListEnrollsRequest {
+    /// Only those of this role.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<256>")]
     pub role: Option<String>,
+    /// Only those of the account with this id.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<256>")]
     pub user_id: Option<String>,
+    /// Only those given to this contact.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<400>")]
     pub contact_id: Option<String>,
@@ -399,9 +473,11 @@ pub struct ListEnrollsRequest {
     pub after: Option<String>,
 }
 
+/// Response of `listEnrolls`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListEnrollsResponse {
+    /// The enrolls of this page.
     pub enrolls: Vec<Enroll>,
     /// Cursor of the next page, to be sent as `after` with the same filters; empty on the last page.
     #[serde(skip_serializing_if = "String::is_empty")]

@@ -84,6 +84,7 @@ pub struct Audit {
 }
 
 impl Audit {
+    /// The log in `store`. `accounts` is the collection of accounts.
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, ids: Arc<Ids>, accounts: &'static Collection) -> Audit {
         let (entries, stored) = (Table::new(store.clone(), &ENTRIES), Table::new(store.clone(), &ENTRIES));
         let (count, unwritten) = (AtomicU64::new(COUNT_UNKNOWN), LogLimit::once_a_minute());

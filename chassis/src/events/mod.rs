@@ -62,6 +62,7 @@ impl Default for EventStreams {
 }
 
 impl EventStreams {
+    /// No open streams, with these limits on new ones.
     pub fn new(settings: EventSettings) -> EventStreams {
         EventStreams { settings, open_by_requester: Mutex::default(), draining: watch::Sender::new(false) }
     }

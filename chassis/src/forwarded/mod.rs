@@ -16,10 +16,15 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::{Error, Peer, Result, outbound::Cidr, setting_values};
 
+/// `X-Forwarded-For`: the addresses of the client and of the proxies in between.
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// `X-Forwarded-Host`: the host that the client requested.
 pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// `X-Forwarded-Proto`: the scheme that the client used, `http` or `https`.
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// `X-Real-IP`: the address of the client.
 pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+/// `X-Request-Id`: the id of the request in logs.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Stands for clients behind a trusted proxy that sends no valid client address: they are neither the proxy nor on this
@@ -48,6 +53,7 @@ pub struct ClientAddress {
 pub struct RequestId(pub HeaderValue);
 
 impl RequestId {
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         // Accepted and generated ids are ASCII, so the fallback is never used.
         self.0.to_str().unwrap_or_default()
@@ -62,6 +68,7 @@ impl RequestId {
         }
     }
 
+    /// A generated id of 20 letters and digits.
     pub fn fresh() -> RequestId {
         let mut text = [0; 20];
         let mut bits = (u128::from(random()) << 64) | u128::from(random());
@@ -187,6 +194,7 @@ pub struct ForwardedContext {
 }
 
 impl ForwardedContext {
+    /// The context of a connection from `peer`, whose forwarding headers are used if it is one of `proxies`.
     pub fn new(peer: &Peer, proxies: &NetworkList) -> ForwardedContext {
         let ip = peer.address.ip().to_canonical();
         ForwardedContext {

@@ -50,6 +50,7 @@ pub struct Outbound {
 }
 
 impl Outbound {
+    /// A dialer that resolves names with the system's resolver.
     pub fn new(settings: OutboundSettings) -> Outbound {
         let lookups = Arc::new(Lookups::new(lookup::system_resolver()));
         Outbound { settings, own_addresses: RwLock::default(), tls: OnceLock::new(), lookups }
@@ -215,7 +216,9 @@ pub enum DialError {
     Resolve(io::Error),
     /// Too many names are being looked up, which says nothing about this one.
     NotLookedUp,
+    /// The connection to this address failed.
     Connect(SocketAddr, io::Error),
+    /// The connection was not open after this time.
     TimedOut(Duration),
     /// The handshake failed, or the certificate is not trusted.
     Tls(io::Error),
@@ -258,7 +261,9 @@ impl error::Error for DialError {}
 
 /// An open connection to an instance.
 pub enum Connection {
+    /// Without encryption.
     Plain(TcpStream),
+    /// Encrypted with TLS.
     Tls(Box<TlsStream<TcpStream>>),
 }
 

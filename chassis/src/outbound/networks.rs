@@ -32,6 +32,7 @@ impl Cidr {
         }
     }
 
+    /// Whether the address is in the range.
     pub fn contains(&self, address: IpAddr) -> bool {
         fn same(a: u128, b: u128, bits: u8, width: u8) -> bool {
             bits == 0 || (a ^ b) >> (width - bits) == 0

@@ -21,6 +21,7 @@ pub struct InstanceUrl {
 }
 
 impl InstanceUrl {
+    /// Parses and normalizes an absolute `http` or `https` URL. Fails with a sentence that says what is wrong with it.
     pub fn parse(given: &str) -> Result<InstanceUrl> {
         let refuse = |why: &str| {
             let shown: String = given.chars().take(200).collect();
@@ -86,10 +87,12 @@ impl InstanceUrl {
         })
     }
 
+    /// Whether the scheme is `https`.
     pub fn is_https(&self) -> bool {
         self.https
     }
 
+    /// The scheme: `http` or `https`.
     pub fn scheme(&self) -> &'static str {
         if self.https { "https" } else { "http" }
     }
@@ -100,6 +103,7 @@ impl InstanceUrl {
         host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
     }
 
+    /// The port; the scheme's default, 80 or 443, if the URL has none.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -114,6 +118,7 @@ impl InstanceUrl {
         &self.text[self.authority_end..]
     }
 
+    /// The normalized URL as text.
     pub fn as_str(&self) -> &str {
         &self.text
     }

@@ -38,6 +38,7 @@ use crate::{
     service::{BoundOperation, BuiltService, Handler, WorkQueue},
 };
 
+/// Serves the operations of the built-in services, over HTTP and in process.
 pub struct Router {
     inner: Arc<Inner>,
 }

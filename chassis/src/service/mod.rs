@@ -33,7 +33,9 @@ use crate::{
 
 /// The first argument of a handler: the state of its service and the request context.
 pub struct Cx<S> {
+    /// The state of the service.
     pub state: Arc<S>,
+    /// The request that the handler serves.
     pub request: Arc<RequestContext>,
 }
 
@@ -41,11 +43,13 @@ pub struct Cx<S> {
 pub struct RequestContext {
     /// The authenticated account; always set in guarded operations.
     pub caller: Option<Caller>,
+    /// The id of the request in logs and in the audit log.
     pub request_id: Box<str>,
     /// The client's address, determined by the rules of decision "Client address".
     pub client_ip: std::net::IpAddr,
     /// Whether the client is a program on this machine: see [`crate::local`].
     pub is_local: bool,
+    /// The request headers that the operation declares.
     pub headers: DeclaredHeaders,
     /// The audit record of the call, committed with its changes.
     pub audit: CallAudit,
@@ -115,6 +119,7 @@ pub(crate) type Handler = Arc<
 /// The result of the permission check, made before the input is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Authorization {
+    /// Allowed regardless of what the input names.
     Allowed,
     /// Allowed only if the caller owns what the input names.
     OwnerOnly,
@@ -122,6 +127,7 @@ pub enum Authorization {
 
 /// An operation with its handler.
 pub struct BoundOperation {
+    /// The operation in the contract.
     pub definition: &'static Operation,
     pub(crate) reads_body: bool,
     /// The status of a success.
@@ -133,7 +139,9 @@ pub struct BoundOperation {
 
 /// A background task of a service, which runs until the daemon stops.
 pub struct Task {
+    /// The name of the task in logs.
     pub name: &'static str,
+    /// Starts the task; its future is expected not to end.
     pub run: Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
 }
 
@@ -146,9 +154,13 @@ pub struct ServiceBuilder<S> {
 
 /// A finished service, with its state type erased.
 pub struct BuiltService {
+    /// The slug of the service.
     pub slug: &'static str,
+    /// Its operations with their handlers.
     pub operations: Vec<BoundOperation>,
+    /// Its background tasks.
     pub tasks: Vec<Task>,
+    /// Its callbacks.
     pub hooks: Hooks,
 }
 
@@ -180,6 +192,7 @@ impl Hooks {
 }
 
 impl<S: Send + Sync + 'static> ServiceBuilder<S> {
+    /// A service without operations. `slug` is that of the contract.
     pub fn new(slug: &'static str, state: Arc<S>) -> ServiceBuilder<S> {
         let mounted = BuiltService { slug, operations: Vec::new(), tasks: Vec::new(), hooks: Hooks::default() };
         ServiceBuilder { state, service: mounted, long_work: LongWork::new() }
@@ -443,6 +456,7 @@ impl<S: Send + Sync + 'static> ServiceBuilder<S> {
         self
     }
 
+    /// The finished service.
     pub fn build(self) -> BuiltService {
         self.service
     }

@@ -15,6 +15,7 @@ pub use self::value::{Address, ByteSize, Fraction, Interval, Secret, Value};
 pub struct Section {
     /// The name of the table and of the variables; empty for daemon-wide settings, which have no table.
     pub name: &'static str,
+    /// The settings, in the order of the declaration.
     pub settings: &'static [Setting],
 }
 
@@ -81,6 +82,7 @@ impl Section {
 
 /// A section as a type. Implemented by [`settings!`](crate::settings!).
 pub trait Settings: Sized + 'static {
+    /// The name and the settings of the section.
     const SECTION: Section;
 
     /// Parses the settings of the section, with defaults for those that are not set.

@@ -39,6 +39,7 @@ pub struct Calls {
 
 /// The answer to a successful call by id.
 pub struct Answer {
+    /// The status of the success.
     pub status: StatusCode,
     /// JSON, or nothing.
     pub body: Vec<u8>,
