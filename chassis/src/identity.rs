@@ -28,7 +28,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Whether the account has the role `user-svc:admin`.
+    /// Whether the account is an admin.
     pub fn is_admin(&self) -> bool {
         self.roles.iter().any(|role| **role == *openorch_api::role::ADMIN)
     }
