@@ -201,7 +201,7 @@ async fn a_refusal_names_the_field_and_what_would_be_right() {
         ("PUT", "/user-svc/self", json!({ "labels": { "a": 1 } }), "`labels.a` is a number; text is expected"),
         ("PUT", "/user-svc/self", json!({ "name": "a\u{202e}" }), "`name` contains the character U+202E"),
         ("POST", "/user-svc/invitation", json!({ "uses": 10_001 }), "`uses` is 10001; at most 10000 is allowed"),
-        ("POST", "/user-svc/audit", json!({ "outcome": "x" }), "`outcome` is `x`; it must be one of refused, done"),
+        ("POST", "/user-svc/audit", json!({ "outcome": "x" }), "`outcome` is `x`; it must be one of done, refused"),
         ("POST", "/user-svc/audit", json!({ "from": "today" }), "`from` is `today`; a time like"),
         (
             "POST",
