@@ -208,7 +208,10 @@ impl Audit {
         let surplus = lock(&self.trimmed).passed.saturating_sub(max / 2).min(remaining);
         if surplus > 0 {
             self.remove_oldest(surplus).await?;
-            lock(&self.trimmed).passed -= surplus;
+            // A removal by age may have reset the count meanwhile.
+            let mut trimmed = lock(&self.trimmed);
+            trimmed.passed = trimmed.passed.saturating_sub(surplus);
+            drop(trimmed);
             remaining -= surplus;
         }
         let mut is_end = false;

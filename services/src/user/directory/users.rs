@@ -210,6 +210,8 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Em
     let new_admins = || new_admins_lock.lock().unwrap_or_else(PoisonError::into_inner);
     let attempts = AtomicU32::new(0);
     let is_marked = AtomicBool::new(false);
+    // Whether this call may have set the mark: it takes away no mark of another one.
+    let may_have_marked = AtomicBool::new(false);
     let deleted = retry(|| async {
         let Stored { version, value: user, .. } =
             cx.accounts.users.get(&id.0).await?.ok_or_else(no_such_account(&id))?;
@@ -218,6 +220,7 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Em
         // The caller's own session must last until the end.
         let is_contended = attempts.fetch_add(1, Ordering::Relaxed) > 0 && *caller.user_id != *id.0;
         if is_contended && !is_marked.load(Ordering::Relaxed) {
+            may_have_marked.store(true, Ordering::Relaxed);
             cx.begin_deletion(&cx.request.audit, caller, &user).await?;
             is_marked.store(true, Ordering::Relaxed);
         }
@@ -260,7 +263,7 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Em
     })
     .await;
     new_admins().iter().for_each(|id: &String| cx.authz.cache.rights_changed(id));
-    if deleted.is_err() && attempts.load(Ordering::Relaxed) > 1 {
+    if deleted.is_err() && may_have_marked.load(Ordering::Relaxed) {
         cx.give_up_deletion(&id.0).await;
     }
     deleted.inspect_err(|_| {
@@ -360,10 +363,12 @@ impl Directory {
         let there = Guard::Exists { collection: USERS.name, id: user_id.to_owned() };
         let filters = vec![Filter::equals("id", id_tombstone(user_id))];
         let batch = Batch::new().require(there).with(Write::DeleteWhere { collection: TOMBSTONES.name, filters });
-        if let Err(error) = self.platform.store.commit(batch).await {
-            tracing::warn!(
+        match self.platform.store.commit(batch).await {
+            // A conflict: the account does not exist any more.
+            Ok(_) | Err(StoreError::Conflict(_)) => {}
+            Err(error) => tracing::warn!(
                 "the account `{user_id}` could not be deleted and cannot be used until it is deleted again: {error}"
-            );
+            ),
         }
     }
 
