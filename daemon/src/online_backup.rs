@@ -29,10 +29,10 @@ pub struct Backups {
     clock: Arc<dyn Clock>,
     ids: Arc<Ids>,
     /// Directory of the temporary file; the system's temporary directory if it does not exist.
-    folder: PathBuf,
+    directory: PathBuf,
     /// The generated encryption key, if there is one.
     key: Option<String>,
-    one: Arc<Mutex<()>>,
+    running: Arc<Mutex<()>>,
 }
 
 impl Backups {
@@ -41,26 +41,26 @@ impl Backups {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         ids: Arc<Ids>,
-        folder: PathBuf,
+        directory: PathBuf,
         key: Option<String>,
     ) -> Arc<Backups> {
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with(PREFIX) {
                 // Best effort: a leftover file does no harm.
                 let _ = fs::remove_file(entry.path());
             }
         }
-        Arc::new(Backups { store, clock, ids, folder, key, one: Arc::default() })
+        Arc::new(Backups { store, clock, ids, directory, key, running: Arc::default() })
     }
 
     /// Makes a backup and returns it as a download.
     pub async fn make(self: Arc<Backups>) -> Result<Download> {
-        let turn = self.one.clone().try_lock_owned();
+        let turn = self.running.clone().try_lock_owned();
         let turn = turn.map_err(|_| {
             Error::new(&openorch_api::platform::BACKUP_RUNNING, "another backup is running; wait for it to finish")
         })?;
-        let folder = if self.folder.is_dir() { self.folder.clone() } else { env::temp_dir() };
-        let path = folder.join(format!("{PREFIX}{}", self.ids.random("bak")));
+        let directory = if self.directory.is_dir() { self.directory.clone() } else { env::temp_dir() };
+        let path = directory.join(format!("{PREFIX}{}", self.ids.random("bak")));
         self.store.back_up(&path, &self.notes()).await?;
         let file = File::open(&path);
         fs::remove_file(&path).map_err(Error::internal)?;

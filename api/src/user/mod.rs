@@ -395,8 +395,8 @@ ops! {
         (Body<ListPermitsRequest>) -> Json<ListPermitsResponse>,
         long_response: true, access: Access::needs(&GRANT_VIEW), effect: Some(Effect::Read);
 
-    /// Give roles to accounts, or to whoever later verifies a contact. Allowed for admins, for the owner of the slug that
-    /// the role starts with, and for accounts that have the `admin` role with the same prefix.
+    /// Assign roles to accounts, or to the account that later verifies a contact. Allowed for admins, for the owner of the
+    /// slug that the role starts with, and for accounts that have the `admin` role with the same prefix.
     SAVE_ENROLLS "saveEnrolls" = PUT "/user-svc/enrolls"
         (Body<SaveEnrollsRequest>) -> Json<SaveEnrollsResponse>,
         access: Access::SignedIn, condition: Some(&GIVES_ROLES), repeat: Some(Idempotency::Natural), audited: true, heavy: true,

@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn w180_owners_with_slow_names_leave_half_of_the_turns_to_others() {
+    async fn w180_slow_lookups_use_at_most_half_of_the_threads() {
         let server = Arc::new(UnresponsiveServer::default());
         let lookups = server.lookups();
         let queues = &lookups.queues[Purpose::Check as usize];
@@ -541,7 +541,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn w180_a_name_that_was_not_resolved_in_time_is_not_asked_for_at_once_again() {
+    async fn w180_a_lookup_that_timed_out_is_retried_after_a_pause() {
         let server = Arc::new(UnresponsiveServer::default());
         let lookups = server.lookups();
         let ask = || lookups.resolve("x.silent", 7, "shop", Purpose::Request);

@@ -526,7 +526,7 @@ async fn w182_tunnels_count_among_the_requests_of_their_client() {
 }
 
 #[tokio::test]
-async fn w183_untaken_answers_of_one_client_behind_a_proxy_end_none_of_another() {
+async fn w183_unread_responses_of_one_proxied_client_do_not_end_those_of_another() {
     let endless = endless().await;
     // The proxy may use 8 MiB, each of its clients 1.1 MiB; a response holds 1 MiB.
     let platform = Platform::with(|settings| {
@@ -547,7 +547,7 @@ async fn w183_untaken_answers_of_one_client_behind_a_proxy_end_none_of_another()
 }
 
 #[tokio::test]
-async fn w184_large_heads_that_wait_for_a_service_have_a_budget() {
+async fn w184_large_request_heads_that_wait_for_a_service_are_budgeted() {
     let silent = listen(|mut stream, _| async move { while stream.read_more().await {} }).await;
     // An address may use 1.1 MiB, which is six heads of 60 KB.
     let platform = Platform::with(|settings| {

@@ -371,7 +371,7 @@ async fn calls(daemon: &Daemon, token: &str, calls: Vec<Value>) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w174_an_account_that_changes_all_the_time_is_deleted_nevertheless() {
+async fn w174_an_account_with_constant_changes_can_be_deleted() {
     let daemon =
         Daemon::with_flags(&["--api-max-writes-per-account", "1000000", "--api-max-writes-burst", "1000000"]).await;
     let daemon = Arc::new(daemon);

@@ -157,7 +157,7 @@ async fn w163_strangers_from_very_many_networks_keep_nobody_out_who_is_known_or_
 }
 
 #[tokio::test]
-async fn w175_what_a_page_or_a_proxy_on_the_machine_guesses_keeps_no_program_on_it_out() {
+async fn w175_foreign_guesses_on_loopback_do_not_lock_out_local_programs() {
     let daemon = open_daemon(&[]).await;
     daemon.register("shop-svc").await;
     let fresh = json!({ "user": { "slug": "fresh-svc", "name": "F" }, "password": STRONG });

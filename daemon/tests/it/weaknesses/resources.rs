@@ -362,7 +362,7 @@ async fn with_memory(total: &str, of_address: &str) -> (Daemon, String) {
 }
 
 #[tokio::test]
-async fn w168_bodies_of_accounts_that_trickle_in_leave_memory_for_sign_ins() {
+async fn w168_slow_uploads_leave_request_memory_for_sign_ins() {
     let (daemon, admin) = with_memory("2000000", "1000000").await;
     let (mut accounts, mut held) = (Vec::new(), Vec::new());
     for n in 0..7 {
@@ -390,7 +390,7 @@ async fn w168_bodies_of_accounts_that_trickle_in_leave_memory_for_sign_ins() {
 }
 
 #[tokio::test]
-async fn w169_an_account_has_one_share_of_the_request_memory_at_all_its_addresses() {
+async fn w169_an_account_shares_one_memory_limit_across_addresses() {
     let (daemon, admin) = with_memory("8000000", "600000").await;
     let (ann, bob) = (daemon.register("ann").await, daemon.register("bob").await);
     let headers = format!("x-forwarded-for: 192.0.2.1\r\nauthorization: Bearer {ann}\r\n");

@@ -247,7 +247,7 @@ async fn w23_no_get_changes_anything() {
 }
 
 #[tokio::test]
-async fn w177_who_may_save_grants_in_one_app_widens_none_that_counts_in_all() {
+async fn w177_a_right_in_one_app_does_not_widen_a_grant_for_all_apps() {
     let daemon = Daemon::start().await;
     let admin = daemon.admin().await;
     make_app(&daemon, &admin, HOST).await;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::{Daemon, status};
 
 #[tokio::test]
-async fn w173_accounts_that_own_as_much_as_they_may_leave_room_for_the_first_things_of_others() {
+async fn w173_accounts_at_their_quota_leave_room_for_small_ones() {
     let daemon = Daemon::with_flags(&[
         "--user-max-access-rule-memory",
         "600000",
@@ -65,7 +65,7 @@ async fn w173_accounts_that_own_as_much_as_they_may_leave_room_for_the_first_thi
 }
 
 #[tokio::test]
-async fn w179_a_network_registers_so_many_accounts_in_an_hour() {
+async fn w179_registrations_per_network_are_limited() {
     let flags =
         ["--registration", "open", "--trusted-proxies", "127.0.0.0/8", "--user-max-registrations-per-network", "3"];
     let daemon = Daemon::with_flags(&flags).await;

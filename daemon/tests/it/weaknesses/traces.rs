@@ -341,7 +341,7 @@ async fn w161_an_address_that_carries_that_of_a_proxy_is_not_the_proxy() {
 }
 
 #[tokio::test]
-async fn w176_what_gives_rights_goes_last_from_a_log_that_others_fill() {
+async fn w176_changes_of_rights_are_trimmed_last() {
     let daemon = Daemon::with_flags(&["--audit-max-entries", "40"]).await;
     let (eve, mole, admin) = (daemon.register("eve").await, daemon.register("mole").await, daemon.admin().await);
     let enrolls = json!({ "enrolls": [{ "userId": id_of(&mole), "role": "user-svc:admin" }] });
@@ -367,7 +367,7 @@ async fn w176_what_gives_rights_goes_last_from_a_log_that_others_fill() {
 }
 
 #[tokio::test]
-async fn w178_whoever_is_given_a_right_among_many_is_found_in_the_log() {
+async fn w178_a_right_given_among_many_is_found_in_the_log() {
     let daemon = Daemon::start().await;
     let (giver, admin) = (daemon.register("giver").await, daemon.admin().await);
     let may = json!({ "grants": [

@@ -40,7 +40,7 @@ fn gives(role: &str, contacts: usize) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn w170_the_accounts_of_one_network_keep_nobody_elsewhere_waiting() {
+async fn w170_accounts_of_one_network_do_not_delay_other_networks() {
     let (daemon, admin) = behind_proxy().await;
     let victim = daemon.register("victim").await;
     make_role(&daemon, &victim, "victim:r").await;
@@ -72,7 +72,7 @@ async fn w170_the_accounts_of_one_network_keep_nobody_elsewhere_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn w171_so_many_calls_of_one_account_or_network_wait_and_more_are_refused() {
+async fn w171_waiting_calls_of_an_account_and_a_network_are_limited() {
     let (daemon, _) = behind_proxy().await;
     let ann = daemon.register("ann").await;
     make_role(&daemon, &ann, "ann:r").await;
@@ -103,7 +103,7 @@ async fn w171_so_many_calls_of_one_account_or_network_wait_and_more_are_refused(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn w172_who_was_put_out_is_not_answered_a_list_that_waited_for_its_turn() {
+async fn w172_a_removed_member_gets_no_list_that_was_waiting() {
     let (daemon, _) = behind_proxy().await;
     let (owner, mallory) = (daemon.register("owner").await, daemon.register("mallory").await);
     // Turns alternate between the accounts of a network.

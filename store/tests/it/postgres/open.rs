@@ -224,7 +224,7 @@ async fn a_name_that_cannot_be_a_schema_is_refused_before_anybody_is_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w188_where_the_server_allows_few_connections_calls_wait_for_those_that_there_are() {
+async fn w188_calls_wait_for_existing_connections_if_the_server_allows_no_more() {
     let Some(server) = Server::new().await else { return };
     let (admin, task) = tokio_postgres::connect(&server.connection(), tokio_postgres::NoTls).await.unwrap();
     let task = tokio::spawn(task);
